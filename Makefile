@@ -1,0 +1,92 @@
+# The two commands of the README are `make demo` and `make test`. Both install
+# what is missing, say what they do, and take seconds when run again.
+#
+# Everything is built with the release profile: tests run what is shipped, and
+# llama.cpp and wasmtime, which take minutes to compile, are compiled once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CACHE := $(or $(LLAMERO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llamero)
+export LLAMERO_CACHE := $(CACHE)
+export LLAMERO_MODEL_DIR ?= $(CACHE)/models
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export LLAMERO_BIN := $(CARGO_TARGET_DIR)/release/llamero
+export LLAMERO_TEST_PYTHON := $(CACHE)/venv/bin/python
+export PATH := $(PATH):/usr/sbin:$(CACHE)/venv/bin
+
+CARGO := cargo
+PROFILE := --release --locked
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install the system packages that are missing; say which and why.
+	@scripts/setup
+
+.PHONY: build
+build: setup ## Build the llamero binary (release).
+	@echo "==> building llamero (the first build compiles llama.cpp and wasmtime: 10 to 15 minutes on two cores)" >&2
+	@$(CARGO) build $(PROFILE) --package llamero
+
+.PHONY: model
+model: setup ## Fetch the default model (98 MB) and check its digest.
+	@scripts/fetch-model >/dev/null
+
+.PHONY: plugins
+plugins: setup ## Build the example and test plugins (Rust, JavaScript, Python) into plugins/dist.
+	@scripts/build-plugins
+
+.PHONY: demo
+demo: build model plugins ## Show a worker, its hooks and a streamed answer on an embedded nats-server.
+	@$(LLAMERO_BIN) demo --models "$(LLAMERO_MODEL_DIR)" --hooks plugins/dist --sick-hooks plugins/dist/test
+
+.PHONY: test
+test: setup lint build model plugins ## Run every check and every test: lints, unit, property and end-to-end.
+	@echo "==> unit, property and component tests" >&2
+	@$(CARGO) test $(PROFILE) --workspace --exclude llamero-tests
+	@echo "==> plugin tests" >&2
+	@scripts/build-plugins --test
+	@echo "==> end-to-end tests (real nats-server, real model, real components)" >&2
+	@$(CARGO) test $(PROFILE) --package llamero-tests
+
+.PHONY: lint
+lint: setup fmt-check clippy doc deny ## Format, clippy, documentation and dependency checks.
+
+.PHONY: fmt-check
+fmt-check:
+	@$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: setup
+	@$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: setup
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --workspace --no-deps
+
+.PHONY: deny
+deny: setup ## Check licences, sources and banned crates.
+	@scripts/cargo-deny check --hide-inclusion-graph bans licenses sources
+
+.PHONY: audit
+audit: ## Check the dependencies against the RustSec advisories (needs the network).
+	@scripts/cargo-deny check advisories
+
+.PHONY: bench
+bench: build model plugins ## Measure hook calls and the worker under load.
+	@$(CARGO) bench --locked --package llamero-hooks
+	@$(LLAMERO_BIN) demo --help >/dev/null
+
+.PHONY: fmt
+fmt: ## Format the code.
+	@$(CARGO) fmt --all
+
+.PHONY: clean
+clean: ## Remove what was built; the model and the tools in the cache folder stay.
+	@$(CARGO) clean
+	@rm -rf plugins/dist
