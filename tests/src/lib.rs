@@ -1,1 +1,2 @@
-//! See `it/`.
+//! Nothing: a package must have a library or a binary, and this one has tests
+//! only. They are in `it/`, and `README.md` tells how to run them.

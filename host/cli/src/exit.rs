@@ -7,7 +7,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use llamero_protocol::ErrorBody;
+use llamero_protocol::{ErrorBody, ErrorCode, HookFailureKind};
 
 /// How a command ended, as the number that the shell sees.
 ///
@@ -67,11 +67,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without advice.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-            hint: None,
-        }
+        Self { exit, message: message.into(), hint: None }
     }
 
     /// The same failure with advice.
@@ -91,11 +87,7 @@ impl Failure {
             ));
         }
         message.push(')');
-        Self {
-            exit: exit_for(error),
-            message,
-            hint: advice(error),
-        }
+        Self { exit: exit_for(error), message, hint: advice(error) }
     }
 }
 
@@ -112,5 +104,122 @@ impl fmt::Display for Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::new(Exit::Failure, format!("{error:#}"))
+    }
+}
+
+/// The code as people look it up: `code 9, ErrHookFailed`.
+fn describe_code(code: u32) -> String {
+    match ErrorCode::from_number(code) {
+        Some(known) => format!("code {code}, {}", known.name()),
+        None => format!("code {code}"),
+    }
+}
+
+/// The exit code that an error answer means.
+fn exit_for(error: &ErrorBody) -> Exit {
+    match error.kind() {
+        Some(ErrorCode::Busy | ErrorCode::ShuttingDown) => Exit::Busy,
+        Some(ErrorCode::Interrupted) => Exit::Interrupted,
+        _ => Exit::Failure,
+    }
+}
+
+/// What the user of a client command can do about an error answer.
+fn advice(error: &ErrorBody) -> Option<String> {
+    if let Some(hook) = &error.hook {
+        let plugin = &hook.plugin;
+        return Some(match hook.kind {
+            HookFailureKind::Rejected => {
+                format!("the plugin {plugin} decided against this request")
+            }
+            HookFailureKind::Busy => "all instances of the plugin are in use; try again".to_owned(),
+            _ => format!("the worker's log has the details, under the plugin name {plugin}"),
+        });
+    }
+    let text = error.error.as_str();
+    let advice = match error.kind()? {
+        ErrorCode::JobNotFound => "the job has ended, or its name is different",
+        ErrorCode::ShuttingDown => "try again; another worker may take the job",
+        ErrorCode::Busy => {
+            "try again later, raise the worker's --queue or --slots, or start another worker"
+        }
+        ErrorCode::InvalidModel => {
+            "`llamero models` lists the models of this worker; name one with --model"
+        }
+        ErrorCode::PredictionFailed if text.contains("overflow context size") => {
+            "shorten the prompt or the system text, or give the job a larger context: \
+             --option ctx_size=8192"
+        }
+        ErrorCode::PredictionFailed if text.contains("chat template") => {
+            "this model knows no chat; leave out --chat"
+        }
+        ErrorCode::PredictionFailed if text.starts_with("option ") => {
+            "`llamero models --options` lists the options with their defaults"
+        }
+        ErrorCode::PredictionFailed if text.contains("max_payload") => "leave out --no-stream",
+        ErrorCode::UnsupportedCommand => "the worker is older than this client",
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llamero_protocol::HookPhase;
+
+    fn body(code: u32, text: &str) -> ErrorBody {
+        ErrorBody { code, error: text.to_owned(), hook: None }
+    }
+
+    #[test]
+    fn errors_of_the_worker_have_exit_codes() {
+        for (code, exit) in [
+            (0, Exit::Failure),
+            (4, Exit::Failure),
+            (5, Exit::Busy),
+            (6, Exit::Busy),
+            (7, Exit::Failure),
+            (8, Exit::Interrupted),
+            (9, Exit::Failure),
+            (10, Exit::Failure),
+            (1001, Exit::Failure),
+        ] {
+            assert_eq!(Failure::from_worker(&body(code, "x")).exit, exit, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_hook_failure_names_plugin_phase_and_kind() {
+        let error =
+            ErrorBody::hook_failed("trap", HookPhase::Request, HookFailureKind::Trap, false);
+        assert_eq!(
+            Failure::from_worker(&error).to_string(),
+            "error: hook \"trap\" failed: trap (code 9, ErrHookFailed; plugin trap, phase request, \
+             kind trap)\n hint: the worker's log has the details, under the plugin name trap"
+        );
+    }
+
+    #[test]
+    fn codes_of_plugins_have_no_name() {
+        let failure = Failure::from_worker(&body(1001, "no poems"));
+        assert_eq!(failure.to_string(), "error: no poems (code 1001)");
+    }
+
+    #[test]
+    fn every_exit_code_is_in_the_help() {
+        for exit in [
+            Exit::Ok,
+            Exit::Failure,
+            Exit::Usage,
+            Exit::Config,
+            Exit::Unavailable,
+            Exit::Busy,
+            Exit::Timeout,
+            Exit::Interrupted,
+        ] {
+            let line = format!("\n  {:<5}", exit as u8);
+            assert!(EXIT_CODES_HELP.contains(&line), "{exit:?}");
+        }
     }
 }

@@ -1,1 +1,47 @@
-//! placeholder
+//! The plugin host of Llamero: WebAssembly components that look at a request
+//! before the model does, and may change it, answer it, or refuse it.
+//!
+//! A [`HookHost`] owns the engine, its threads and every limit. It loads a folder
+//! into a [`Chain`]; a chain begins a [`JobHooks`] for each job, which calls the
+//! plugins in the order of their file names, phase by phase, each in an instance
+//! of its own. A plugin can harm its own call only: whatever it does ends as a
+//! [`Failure`] with a kind, within its limits.
+//!
+//! This crate knows nothing of NATS, of llama.cpp, or of the wire protocol. The
+//! worker translates: requests into [`Request`], failures into error codes, and
+//! a tokenizer into [`TokenizerService`].
+
+mod artifact;
+mod bindings;
+mod chain;
+mod classify;
+mod clock;
+mod compile;
+mod config;
+mod data;
+mod engine;
+mod error;
+mod guest;
+mod host;
+mod imports;
+mod inspect;
+mod instance;
+mod job;
+mod load;
+mod plugin;
+mod run;
+mod ticker;
+mod tokenizer;
+mod verdict;
+mod watch;
+
+pub use chain::{Chain, PluginInfo};
+pub use config::{HostConfig, LimitOverrides, Limits, OptionCheck, PluginSettings};
+pub use data::{
+    Change, Content, FieldChange, JobContext, Message, Prompt, PromptOutcome, Request,
+    RequestOutcome, Verdict,
+};
+pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
+pub use host::HookHost;
+pub use job::{HookCanceller, JobHooks};
+pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

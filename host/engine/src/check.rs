@@ -1,0 +1,176 @@
+//! Looks at a configuration and a model file before llama.cpp does.
+//!
+//! llama.cpp says why it refuses a file in its log only, and stumbles over some
+//! files that are none of its own. What can be told from the first bytes is
+//! told here; the rest of a file is checked by llama.cpp itself, which refuses
+//! tensors beyond the file's end, and whose log [`crate::ffi::log`] captures.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use crate::config::{MAX_SLOTS, ModelConfig};
+use crate::error::LoadError;
+use crate::ffi::threadpool::MAX_THREADS;
+
+/// Magic, version, number of tensors, number of metadata entries.
+const HEADER: usize = 24;
+/// The smallest metadata entry: key of one byte, type, value of one byte.
+const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
+/// The smallest tensor description: name of one byte, one dimension.
+const MIN_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+
+/// Refuses a configuration that cannot work.
+pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
+    let wrong =
+        |field, value: String, expected: String| Err(LoadError::Config { field, value, expected });
+    if config.slots == 0 || config.slots > MAX_SLOTS {
+        return wrong("slots", config.slots.to_string(), format!("1 to {MAX_SLOTS}"));
+    }
+    if config.n_batch < config.slots.max(32) || config.n_batch > 65_536 {
+        return wrong(
+            "n_batch",
+            config.n_batch.to_string(),
+            format!("{} to 65536", config.slots.max(32)),
+        );
+    }
+    if config.threads > MAX_THREADS {
+        return wrong("threads", config.threads.to_string(), format!("0 to {MAX_THREADS}"));
+    }
+    if config.event_capacity == 0 || config.event_capacity > 1 << 20 {
+        return wrong(
+            "event_capacity",
+            config.event_capacity.to_string(),
+            "1 to 1048576".to_string(),
+        );
+    }
+    if config.queue > 1 << 20 {
+        return wrong("queue", config.queue.to_string(), "0 to 1048576".to_string());
+    }
+    if config.poll > 100 {
+        return wrong("poll", config.poll.to_string(), "0 to 100".to_string());
+    }
+    Ok(())
+}
+
+/// Refuses a file that is no GGUF file.
+pub(crate) fn check_file(path: &Path) -> Result<(), LoadError> {
+    let io = |source| LoadError::Io { path: path.to_path_buf(), source };
+    let invalid = |reason: &str| LoadError::InvalidFile {
+        path: path.to_path_buf(),
+        reason: reason.to_string(),
+    };
+    // Opening a FIFO would wait for a writer, so look first.
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(LoadError::NotAFile { path: path.to_path_buf() });
+    }
+    if path.to_str().is_none_or(|text| text.contains('\0')) {
+        return Err(invalid("the path is not UTF-8"));
+    }
+    let mut header = [0u8; HEADER];
+    let mut file = File::open(path).map_err(io)?;
+    match file.read_exact(&mut header) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            return Err(invalid("not a GGUF file: too short"));
+        }
+        Err(error) => return Err(io(error)),
+    }
+    if !header.starts_with(b"GGUF") {
+        return Err(invalid("not a GGUF file: wrong magic"));
+    }
+    let version = number(&header[4..8]);
+    match version {
+        2 | 3 => {}
+        1 => return Err(invalid("GGUF version 1 is not supported; convert the model again")),
+        _ if version.swap_bytes() >> 32 == 2 || version.swap_bytes() >> 32 == 3 => {
+            return Err(invalid("GGUF file of the other byte order"));
+        }
+        _ => return Err(invalid(&format!("GGUF version {version} is not supported"))),
+    }
+    let tensors = number(&header[8..16]);
+    let entries = number(&header[16..24]);
+    if entries == 0 {
+        return Err(invalid("no metadata"));
+    }
+    let least =
+        tensors.saturating_mul(MIN_TENSOR).saturating_add(entries.saturating_mul(MIN_ENTRY));
+    if least > metadata.len() {
+        return Err(invalid("truncated, it promises more than it can hold"));
+    }
+    Ok(())
+}
+
+/// A little-endian number of up to eight bytes.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let text = check_file(file.path()).unwrap_err().to_string();
+        text.rsplit_once(": ").map_or(text.clone(), |(_, reason)| reason.to_string())
+    }
+
+    fn header(version: u32, tensors: u64, entries: u64) -> Vec<u8> {
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(version.to_le_bytes());
+        bytes.extend(tensors.to_le_bytes());
+        bytes.extend(entries.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn files_that_are_no_model() {
+        assert_eq!(refusal(b""), "too short");
+        assert_eq!(refusal(&[b'x'; 100]), "wrong magic");
+        assert_eq!(
+            refusal(&header(1, 1, 1)),
+            "GGUF version 1 is not supported; convert the model again"
+        );
+        assert_eq!(refusal(&header(9, 1, 1)), "GGUF version 9 is not supported");
+        assert_eq!(refusal(&header(3u32.swap_bytes(), 1, 1)), "GGUF file of the other byte order");
+        assert_eq!(refusal(&header(3, 0, 0)), "no metadata");
+        assert_eq!(
+            refusal(&header(3, u64::MAX, u64::MAX)),
+            "truncated, it promises more than it can hold"
+        );
+    }
+
+    #[test]
+    fn paths_that_are_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(check_file(dir.path()), Err(LoadError::NotAFile { .. })));
+        assert!(matches!(check_file(&dir.path().join("none.gguf")), Err(LoadError::Io { .. })));
+    }
+
+    #[test]
+    fn every_limit_of_the_configuration() {
+        let wrong = |change: fn(&mut ModelConfig)| {
+            let mut config = ModelConfig::default();
+            change(&mut config);
+            match check_config(&config) {
+                Err(LoadError::Config { field, .. }) => field,
+                other => panic!("expected a refusal, got {other:?}"),
+            }
+        };
+        assert!(check_config(&ModelConfig::default()).is_ok());
+        assert_eq!(wrong(|c| c.slots = 0), "slots");
+        assert_eq!(wrong(|c| c.slots = 257), "slots");
+        assert_eq!(wrong(|c| c.n_batch = 31), "n_batch");
+        assert_eq!(wrong(|c| (c.slots, c.n_batch) = (64, 63)), "n_batch");
+        assert_eq!(wrong(|c| c.n_batch = 65_537), "n_batch");
+        assert_eq!(wrong(|c| c.threads = 513), "threads");
+        assert_eq!(wrong(|c| c.event_capacity = 0), "event_capacity");
+        assert_eq!(wrong(|c| c.queue = usize::MAX), "queue");
+        assert_eq!(wrong(|c| c.poll = 101), "poll");
+    }
+}

@@ -1,0 +1,172 @@
+//! What a model is loaded with, and what is known about it afterwards.
+//!
+//! Plain data only. Reading settings files and environment variables is the
+//! worker's business; checking the model file is [`crate::check`]'s.
+
+use std::path::PathBuf;
+
+/// The most sequences llama.cpp can hold in one context (`LLAMA_MAX_SEQ`).
+pub const MAX_SLOTS: u32 = 256;
+
+/// How a model is loaded and how many jobs it serves at once.
+///
+/// Every field has a default, so `ModelConfig { path, ..Default::default() }`
+/// is enough to load a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The name used in logs and in [`ModelInfo::name`]. Empty: the file's name.
+    pub name: String,
+    /// The GGUF file.
+    pub path: PathBuf,
+    /// Context limit of one job, in tokens (prompt and output together).
+    /// 0 takes the length the model was trained with. Default 4096.
+    ///
+    /// The KV cache is made for `n_ctx * slots` tokens at once, so that no
+    /// running job can take another one's room.
+    pub n_ctx: u32,
+    /// Jobs that compute at the same time, 1 to [`MAX_SLOTS`]. Default 4.
+    pub slots: u32,
+    /// Jobs that may wait inside the engine for a slot; one more is refused
+    /// with [`crate::SubmitError::Busy`]. Default 64.
+    pub queue: usize,
+    /// Threads that compute, the engine's own included. 0 takes every core
+    /// this process may run on. Default 0.
+    pub threads: u32,
+    /// How eagerly idle compute threads spin while they wait for work, 0
+    /// (sleep at once) to 100. Spinning costs the rest of the process its
+    /// cores. Default 50, as in llama.cpp.
+    pub poll: u32,
+    /// Most tokens in one step of the engine, at least `slots`. Default 512.
+    pub n_batch: u32,
+    /// Layers to put on a GPU; without effect in a CPU build. Default 0.
+    pub gpu_layers: u32,
+    /// Map the file instead of reading it. Default true.
+    pub use_mmap: bool,
+    /// Keep the weights in RAM; needs a sufficient memlock limit. Default false.
+    pub use_mlock: bool,
+    /// When flash attention is used. Default [`FlashAttention::Auto`].
+    pub flash_attention: FlashAttention,
+    /// Text events a job may have undelivered before its sequence pauses, at
+    /// least 1. Default 256.
+    pub event_capacity: usize,
+    /// Most bytes in all stop strings of a job together. Default 16384.
+    pub max_stop_bytes: usize,
+    /// Bounds for grammars and schemas.
+    pub constraint_limits: ConstraintLimits,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            path: PathBuf::new(),
+            n_ctx: 4096,
+            slots: 4,
+            queue: 64,
+            threads: 0,
+            poll: 50,
+            n_batch: 512,
+            gpu_layers: 0,
+            use_mmap: true,
+            use_mlock: false,
+            flash_attention: FlashAttention::Auto,
+            event_capacity: 256,
+            max_stop_bytes: 16 * 1024,
+            constraint_limits: ConstraintLimits::default(),
+        }
+    }
+}
+
+/// When llama.cpp's flash attention is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlashAttention {
+    /// llama.cpp decides by what the backend supports.
+    #[default]
+    Auto,
+    /// Always; loading fails if the backend cannot.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Bounds that keep a hostile grammar or schema from costing more than an
+/// error. A constraint that passes one of them is refused, or ends its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConstraintLimits {
+    /// Longest grammar or schema text, in bytes. Default 65536.
+    pub max_bytes: usize,
+    /// Most rules in a grammar. Default 2000.
+    pub max_rules: usize,
+    /// Deepest nesting of groups in a grammar, and of values in a schema.
+    /// Default 64.
+    pub max_depth: usize,
+    /// Largest count in a repetition such as `{0,1000}`. Default 1000.
+    pub max_repetition: usize,
+    /// Most symbols a grammar may have once it is expanded. Default 100000.
+    pub max_symbols: usize,
+    /// Most parser items created for one token. Default 50000 (about 2.5 ms).
+    pub max_step_items: usize,
+}
+
+impl Default for ConstraintLimits {
+    fn default() -> Self {
+        Self {
+            max_bytes: 64 * 1024,
+            max_rules: 2000,
+            max_depth: 64,
+            max_repetition: 1000,
+            max_symbols: 100_000,
+            max_step_items: 50_000,
+        }
+    }
+}
+
+/// What is known about a loaded model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// [`ModelConfig::name`], or the file's name.
+    pub name: String,
+    /// Context limit of one job, in tokens.
+    pub n_ctx: u32,
+    /// Context length the model was trained with, in tokens.
+    pub n_ctx_train: u32,
+    /// Jobs that compute at the same time.
+    pub slots: u32,
+    /// Tokens in the vocabulary.
+    pub n_vocab: u32,
+    /// The token that begins a text, if the vocabulary has one.
+    pub bos: Option<u32>,
+    /// The token that ends a text, if the vocabulary has one.
+    pub eos: Option<u32>,
+    /// Size of all tensors, in bytes.
+    pub size_bytes: u64,
+    /// Number of parameters.
+    pub n_params: u64,
+    /// One line for people: architecture, size, quantisation.
+    pub description: String,
+    /// Whether chat messages can be rendered.
+    pub has_chat_template: bool,
+}
+
+/// What an engine is doing now, and has done since it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineStats {
+    /// Jobs that hold a slot.
+    pub running: u32,
+    /// Jobs that wait for a slot.
+    pub queued: u32,
+    /// Running jobs whose reader does not keep up.
+    pub paused: u32,
+    /// KV cache cells in use, in tokens.
+    pub kv_used: u64,
+    /// KV cache cells there are, in tokens.
+    pub kv_total: u64,
+    /// Prompt tokens computed so far.
+    pub prompt_tokens: u64,
+    /// Tokens generated so far.
+    pub completion_tokens: u64,
+    /// Steps (calls of `llama_decode`) so far.
+    pub steps: u64,
+    /// Jobs that ended so far, whichever way.
+    pub jobs_done: u64,
+}

@@ -1,0 +1,119 @@
+//! What computes a step.
+
+use std::sync::Arc;
+
+use crate::ffi::{Batch, Context, Decoded};
+use crate::vocabulary::Vocabulary;
+
+/// A part of a sequence in a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk<'a> {
+    /// The slot, which is also the number of its sequence.
+    pub(crate) slot: usize,
+    /// The position of the first token.
+    pub(crate) from: usize,
+    pub(crate) tokens: &'a [u32],
+    /// Whether the logits behind the last token are wanted.
+    pub(crate) output: bool,
+}
+
+/// The sizes a plan has to respect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BackendLimits {
+    pub(crate) n_batch: usize,
+    pub(crate) n_slots: usize,
+    pub(crate) n_cells: usize,
+}
+
+/// Computes steps and remembers sequences.
+pub(crate) trait Backend {
+    fn limits(&self) -> BackendLimits;
+
+    /// Computes the chunks as one batch. Unless it returns [`Decoded::Ok`],
+    /// nothing of the step may be relied on, and the caller resets every
+    /// sequence of it with [`Self::forget`].
+    fn decode(&mut self, chunks: &[Chunk<'_>]) -> Decoded;
+
+    /// The logits behind a chunk of the last step, if they were wanted.
+    fn logits(&mut self, chunk: usize) -> Option<&mut [f32]>;
+
+    /// Removes a sequence from a position on; false if that is impossible for
+    /// a part of a sequence.
+    fn forget(&mut self, slot: usize, from: usize) -> bool;
+
+    /// Forgets everything.
+    fn clear(&mut self);
+
+    /// The bytes of a token.
+    fn piece(&self, token: u32) -> Vec<u8>;
+}
+
+/// llama.cpp.
+#[derive(Debug)]
+pub(crate) struct LlamaBackend {
+    context: Context,
+    batch: Batch,
+    /// Where each chunk's output is in the batch.
+    outputs: Vec<Option<usize>>,
+    vocabulary: Arc<Vocabulary>,
+}
+
+impl LlamaBackend {
+    pub(crate) fn new(context: Context, vocabulary: Arc<Vocabulary>) -> Self {
+        Self { batch: Batch::new(context.limits()), outputs: Vec::new(), context, vocabulary }
+    }
+
+    fn fill(&mut self, chunks: &[Chunk<'_>]) -> Result<(), crate::ffi::batch::BatchError> {
+        self.batch.clear();
+        self.outputs.clear();
+        for chunk in chunks {
+            let last = chunk.tokens.len().saturating_sub(1);
+            let mut output = None;
+            for (n, token) in chunk.tokens.iter().enumerate() {
+                let wanted = chunk.output && n == last;
+                let index = self.batch.add(*token, chunk.from + n, chunk.slot, wanted)?;
+                if wanted {
+                    output = Some(index);
+                }
+            }
+            self.outputs.push(output);
+        }
+        Ok(())
+    }
+}
+
+impl Backend for LlamaBackend {
+    fn limits(&self) -> BackendLimits {
+        let limits = self.context.limits();
+        BackendLimits {
+            n_batch: limits.n_batch,
+            n_slots: limits.n_seq,
+            n_cells: self.context.n_cells() as usize,
+        }
+    }
+
+    fn decode(&mut self, chunks: &[Chunk<'_>]) -> Decoded {
+        if let Err(error) = self.fill(chunks) {
+            tracing::error!(%error, "step was planned beyond the context's limits");
+            return Decoded::Invalid;
+        }
+        self.context.decode(&mut self.batch)
+    }
+
+    fn logits(&mut self, chunk: usize) -> Option<&mut [f32]> {
+        let index = (*self.outputs.get(chunk)?)?;
+        self.context.logits(&self.batch, index)
+    }
+
+    fn forget(&mut self, slot: usize, from: usize) -> bool {
+        self.context.forget(slot, from)
+    }
+
+    fn clear(&mut self) {
+        self.context.clear();
+    }
+
+    fn piece(&self, token: u32) -> Vec<u8> {
+        self.vocabulary.piece(token, false)
+    }
+}

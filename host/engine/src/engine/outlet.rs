@@ -1,0 +1,207 @@
+//! A job's channel to its reader, and the flags the two share.
+//!
+//! The channel is bounded, and nothing is ever dropped: text that does not fit
+//! waits here, joined, and the job pauses. Places for the last text and the end
+//! are reserved from the beginning, so a job can always end at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
+
+use crate::error::GenerationError;
+use crate::job::Event;
+
+/// Where a job is, as far as cancelling is concerned.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Waiting = 0,
+    Running = 1,
+    /// Cancelled before it began; its reader already knows.
+    Withdrawn = 2,
+}
+
+/// What reader and engine tell each other without a message.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    stage: AtomicU8,
+    cancelled: AtomicBool,
+    paused: AtomicBool,
+    prefilling: AtomicBool,
+    withdrawn: Notify,
+    /// Ends the step in progress.
+    abort: Arc<AtomicBool>,
+}
+
+impl Signal {
+    pub(crate) fn new(abort: Arc<AtomicBool>) -> Self {
+        Self {
+            stage: AtomicU8::new(Stage::Waiting as u8),
+            cancelled: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            prefilling: AtomicBool::new(false),
+            withdrawn: Notify::new(),
+            abort,
+        }
+    }
+
+    /// Cancels the job; the engine has to be woken afterwards.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        if self.change(Stage::Waiting, Stage::Withdrawn) {
+            self.withdrawn.notify_one();
+        } else if self.prefilling.load(Ordering::SeqCst) {
+            // A step with a piece of a prompt may take a second; one that only
+            // generates ends soon enough by itself. The engine computes the
+            // other jobs of the step again.
+            self.abort.store(true, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The engine takes the job; false if it was withdrawn.
+    pub(crate) fn begin(&self) -> bool {
+        self.change(Stage::Waiting, Stage::Running)
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == Stage::Withdrawn as u8
+    }
+
+    /// Completes once the job is withdrawn.
+    pub(crate) async fn withdrawn(&self) {
+        self.withdrawn.notified().await;
+    }
+
+    /// Whether the reader has to wake the engine; asking resets it.
+    pub(crate) fn take_paused(&self) -> bool {
+        self.paused.swap(false, Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_prefilling(&self, value: bool) {
+        self.prefilling.store(value, Ordering::SeqCst);
+    }
+
+    fn change(&self, from: Stage, to: Stage) -> bool {
+        self.stage
+            .compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+}
+
+/// Counts a job as accepted for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// `None` if there are `limit` jobs already.
+    pub(crate) fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        count
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < limit).then_some(n + 1))
+            .ok()
+            .map(|_| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The engine's end of a job's channel.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    sender: Sender<Event>,
+    /// Places for the last text and for the end; gone once the job has ended.
+    reserved: Option<(OwnedPermit<Event>, OwnedPermit<Event>)>,
+    pending: String,
+    pub(crate) signal: Arc<Signal>,
+    place: Option<Place>,
+}
+
+impl Outlet {
+    /// A channel with room for `capacity` texts and the end.
+    pub(crate) fn new(
+        capacity: usize,
+        signal: Arc<Signal>,
+        place: Place,
+    ) -> (Self, Receiver<Event>) {
+        let (sender, receiver) = channel(capacity.max(1).saturating_add(2));
+        let reserved =
+            sender.clone().try_reserve_owned().ok().zip(sender.clone().try_reserve_owned().ok());
+        let outlet = Self { sender, reserved, pending: String::new(), signal, place: Some(place) };
+        (outlet, receiver)
+    }
+
+    /// Text to be sent, now or later.
+    pub(crate) fn text(&mut self) -> &mut String {
+        &mut self.pending
+    }
+
+    /// Sends what is pending. False if the reader does not keep up: then the
+    /// reader wakes the engine once it has read something.
+    pub(crate) fn flush(&mut self) -> bool {
+        if self.pending.is_empty() {
+            return true;
+        }
+        if self.try_flush() {
+            return true;
+        }
+        self.signal.paused.store(true, Ordering::SeqCst);
+        // The reader may have read everything between the two lines above, and
+        // not have seen the flag.
+        if self.try_flush() {
+            self.signal.paused.store(false, Ordering::SeqCst);
+            return true;
+        }
+        false
+    }
+
+    fn try_flush(&mut self) -> bool {
+        match self.sender.try_send(Event::Text(std::mem::take(&mut self.pending))) {
+            Ok(()) => true,
+            Err(TrySendError::Full(Event::Text(text))) => {
+                self.pending = text;
+                false
+            }
+            Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Closed(_)) => {
+                self.signal.cancel();
+                true
+            }
+        }
+    }
+
+    /// Sends what is pending and the last event.
+    pub(crate) fn end(mut self, last: Event) {
+        self.send_end(last);
+    }
+
+    fn send_end(&mut self, last: Event) {
+        let Some((text, end)) = self.reserved.take() else {
+            return;
+        };
+        // Whoever reads the end may submit the next job at once.
+        self.place = None;
+        if !self.pending.is_empty() {
+            text.send(Event::Text(std::mem::take(&mut self.pending)));
+        }
+        end.send(last);
+    }
+}
+
+impl Drop for Outlet {
+    /// A job that is lost, by a panic or because the engine ends, fails.
+    fn drop(&mut self) {
+        if !self.signal.is_withdrawn() {
+            self.send_end(Event::Failed(GenerationError::Stopped));
+        }
+    }
+}

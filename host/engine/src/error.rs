@@ -1,0 +1,216 @@
+//! Every way in which the engine can say no.
+//!
+//! Texts are lower case, carry the value at fault and name the cure where
+//! there is one. The texts of [`PromptError`] that the wire protocol fixes are
+//! exactly the protocol's. No text carries prompt text.
+
+use std::path::PathBuf;
+
+/// A model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A field of [`crate::ModelConfig`] is out of range.
+    #[error("{field} is {value}, but must be {expected}")]
+    Config {
+        /// The field's name.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it may hold.
+        expected: String,
+    },
+    /// The file cannot be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The path names a folder, a device or the like.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file is not a GGUF file that can be used.
+    #[error("{}: {reason}", path.display())]
+    InvalidFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// llama.cpp refused the model; the reason is what it logged.
+    #[error("llama.cpp cannot load {}: {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The error lines of llama.cpp's log.
+        reason: String,
+    },
+    /// The model loads, but is of a kind that cannot generate text.
+    #[error("{} cannot generate text: {reason}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The context (KV cache and buffers) cannot be allocated.
+    #[error("cannot allocate a context of {n_ctx} tokens for each of {slots} slots: {reason}")]
+    Context {
+        /// Context limit of one job.
+        n_ctx: u32,
+        /// Number of slots.
+        slots: u32,
+        /// The error lines of llama.cpp's log.
+        reason: String,
+    },
+    /// The progress callback returned false.
+    #[error("loading was aborted")]
+    Aborted,
+    /// The engine's thread could not be started, or ended while loading.
+    #[error("engine thread: {0}")]
+    Thread(String),
+}
+
+/// A prompt could not be made from the content of a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromptError {
+    /// The text to be kept leaves no room for the rest.
+    #[error("content and instructions overflow context size {n_ctx}")]
+    Overflow {
+        /// Context limit of the job, in tokens.
+        n_ctx: u32,
+    },
+    /// There is nothing to generate from.
+    #[error("empty prompt")]
+    Empty,
+    /// Chat messages were given, but the model's file has no chat template.
+    #[error("model has no chat template")]
+    NoChatTemplate,
+    /// The model's chat template cannot be read or refused the messages.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// A role is not a short plain word.
+    #[error("role of message {index} must be 1 to 64 letters, digits, \"_\" or \"-\"")]
+    Role {
+        /// Position of the message, from 0.
+        index: usize,
+    },
+    /// The context limit of the job is larger than the model's.
+    #[error("context size {n_ctx} is larger than the {max} tokens the model was loaded with")]
+    ContextSize {
+        /// What was asked for.
+        n_ctx: u32,
+        /// What there is.
+        max: u32,
+    },
+    /// The text cannot be tokenized.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+}
+
+/// A grammar or schema was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConstraintError {
+    /// The GBNF grammar is wrong.
+    #[error("grammar: {0}")]
+    Grammar(String),
+    /// The JSON schema is wrong or uses what is not supported.
+    #[error("json_schema: {0}")]
+    Schema(String),
+    /// A limit of [`crate::ConstraintLimits`] was passed.
+    #[error("{kind}: {what} exceeds the limit of {limit}")]
+    Limit {
+        /// `grammar` or `json_schema`.
+        kind: &'static str,
+        /// What is too large.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// A job was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// Every slot and every place in the engine's queue is taken.
+    #[error("engine busy")]
+    Busy,
+    /// The engine's thread has ended.
+    #[error("engine stopped")]
+    Stopped,
+    /// The prompt has no tokens.
+    #[error("empty prompt")]
+    EmptyPrompt,
+    /// The prompt leaves no room for a single token of output.
+    #[error("prompt of {tokens} tokens overflows context size {n_ctx}")]
+    PromptTooLong {
+        /// Length of the prompt.
+        tokens: usize,
+        /// Context limit of the job.
+        n_ctx: u32,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token {token} is not in the vocabulary of {n_vocab} tokens")]
+    InvalidToken {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        n_vocab: u32,
+    },
+    /// A sampling value is out of range.
+    #[error("{name} {reason}")]
+    Sampling {
+        /// The option's name.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The stop strings are too long.
+    #[error("stop strings of {bytes} bytes exceed the limit of {limit}")]
+    StopTooLong {
+        /// All of them together.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The constraint was compiled for another model.
+    #[error("constraint was compiled for another model")]
+    ForeignConstraint,
+    /// The context limit of the job is larger than the model's.
+    #[error("context size {n_ctx} is larger than the {max} tokens the model was loaded with")]
+    ContextSize {
+        /// What was asked for.
+        n_ctx: u32,
+        /// What there is.
+        max: u32,
+    },
+}
+
+/// A job failed while it ran.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerationError {
+    /// llama.cpp could not compute a step of this job.
+    #[error("engine failure: {0}")]
+    Engine(String),
+    /// The KV cache has no room although the job is within its limit.
+    #[error("no room in the context")]
+    NoSpace,
+    /// The grammar or schema became too complex, or allows no token at all.
+    #[error("constraint: {0}")]
+    Constraint(String),
+    /// No token can be chosen: a logit is not a number, or all are masked.
+    #[error("sampling: {0}")]
+    Sampling(String),
+    /// The engine ended before the job did.
+    #[error("engine stopped")]
+    Stopped,
+}

@@ -1,0 +1,225 @@
+//! llama.cpp's context, with its memory, its threads and its logits.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as sys;
+
+use super::batch::{Batch, BatchLimits};
+use super::threadpool::ThreadPool;
+use super::{log, model_ptr};
+use crate::config::FlashAttention;
+
+/// Creating a context writes to the model, which other contexts may share.
+static CREATION: Mutex<()> = Mutex::new(());
+
+/// How a context is made.
+#[derive(Debug, Clone)]
+pub(crate) struct ContextConfig {
+    /// Cells of the KV cache, shared by all sequences.
+    pub(crate) n_cells: u32,
+    pub(crate) n_batch: u32,
+    pub(crate) n_seq: u32,
+    pub(crate) n_threads: u32,
+    pub(crate) poll: u32,
+    pub(crate) flash_attention: FlashAttention,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    /// The logits of the outputs can be read.
+    Ok,
+    /// No room in the KV cache; nothing was changed.
+    NoSpace,
+    /// The abort flag was set; the step has left nothing behind.
+    Aborted,
+    /// llama.cpp does not accept the batch; nothing was changed.
+    Invalid,
+    /// Memory or computation failed. The positions of the step are gone.
+    Failed(i32),
+}
+
+/// A context; used by the thread that created it only.
+#[derive(Debug)]
+pub(crate) struct Context {
+    // Freed first, by `drop`; then the fields in order. The pool and the flag
+    // must outlive the context, which has pointers to them, and so must the
+    // model.
+    context: NonNull<sys::llama_context>,
+    memory: sys::llama_memory_t,
+    limits: BatchLimits,
+    n_cells: u32,
+    _pool: ThreadPool,
+    abort: Arc<AtomicBool>,
+    _model: Arc<LlamaModel>,
+}
+
+impl Context {
+    /// Allocates the KV cache and everything else a step needs.
+    ///
+    /// # Errors
+    /// What llama.cpp logged about it.
+    pub(crate) fn new(model: &Arc<LlamaModel>, config: &ContextConfig) -> Result<Self, String> {
+        let pool = ThreadPool::new(config.n_threads, config.poll)
+            .ok_or("the compute threads cannot be started")?;
+        let abort = Arc::new(AtomicBool::new(false));
+
+        // SAFETY: returns a plain struct.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = config.n_cells;
+        params.n_batch = config.n_batch;
+        // One step is one graph, so that an aborted one leaves nothing behind.
+        params.n_ubatch = config.n_batch;
+        params.n_seq_max = config.n_seq;
+        // llama.cpp reserves max(outputs, sequences) rows and aborts the process
+        // if this number is the smaller one.
+        params.n_outputs_max = config.n_seq;
+        params.n_threads = pool.n_threads();
+        params.n_threads_batch = pool.n_threads();
+        // Copying a part of a sequence asserts in split mode.
+        params.kv_unified = true;
+        params.no_perf = true;
+        params.flash_attn_type = match config.flash_attention {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        };
+        params.abort_callback = Some(is_aborted);
+        params.abort_callback_data = Arc::as_ptr(&abort).cast_mut().cast::<c_void>();
+
+        let capture = log::Capture::start();
+        let context = {
+            let _guard = CREATION.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the model outlives the context, which keeps it; llama.cpp
+            // catches its exceptions here and returns null. The lock keeps
+            // others from creating a context on the same model meanwhile. The
+            // callback's data is the flag, which the context keeps as well.
+            unsafe { sys::llama_init_from_model(model_ptr(model).as_ptr(), params) }
+        };
+        let Some(context) = NonNull::new(context) else {
+            return Err(capture.reason());
+        };
+        drop(capture);
+
+        // SAFETY: the context was just created. The vocabulary belongs to the
+        // model and is only read. A pool may be attached to several contexts.
+        let (memory, n_cells, n_vocab) = unsafe {
+            sys::llama_attach_threadpool(context.as_ptr(), pool.as_ptr(), pool.as_ptr());
+            let vocab = sys::llama_model_get_vocab(model_ptr(model).as_ptr());
+            (
+                sys::llama_get_memory(context.as_ptr()),
+                sys::llama_n_ctx(context.as_ptr()),
+                sys::llama_vocab_n_tokens(vocab),
+            )
+        };
+        let created = Self {
+            context,
+            memory,
+            limits: BatchLimits {
+                n_batch: config.n_batch as usize,
+                n_seq: config.n_seq as usize,
+                n_vocab: usize::try_from(n_vocab).unwrap_or(0),
+                n_outputs: config.n_seq as usize,
+            },
+            n_cells,
+            _pool: pool,
+            abort,
+            _model: Arc::clone(model),
+        };
+        if memory.is_null() {
+            return Err("the model has no memory to generate with".to_string());
+        }
+        Ok(created)
+    }
+
+    pub(crate) fn limits(&self) -> BatchLimits {
+        self.limits
+    }
+
+    /// Cells of the KV cache; may be more than asked for.
+    pub(crate) fn n_cells(&self) -> u32 {
+        self.n_cells
+    }
+
+    /// Set to true by anyone, it ends the step in progress within one operation
+    /// of the graph (CPU only); it stays set until it is cleared.
+    pub(crate) fn abort_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.abort)
+    }
+
+    /// Computes a step.
+    pub(crate) fn decode(&mut self, batch: &mut Batch) -> Decoded {
+        if batch.len() == 0 || batch.limits() != self.limits {
+            return Decoded::Invalid;
+        }
+        let context = self.context.as_ptr();
+        // SAFETY: the arrays have `n_tokens` entries each and live during the
+        // call. Their values were checked against this context's own limits, so
+        // none of llama.cpp's assertions about sizes can fail: at most n_batch
+        // tokens, at most n_outputs_max outputs, known tokens and sequences.
+        let status = batch.with_raw(|raw| unsafe { sys::llama_decode(context, raw) });
+        match status {
+            0 => Decoded::Ok,
+            1 => Decoded::NoSpace,
+            2 => Decoded::Aborted,
+            -1 => Decoded::Invalid,
+            other => Decoded::Failed(other),
+        }
+    }
+
+    /// The logits for the token at `index` of the batch that was just computed;
+    /// `None` if it was no output. May be changed in place.
+    pub(crate) fn logits(&mut self, batch: &Batch, index: usize) -> Option<&mut [f32]> {
+        if !batch.is_output(index) {
+            return None;
+        }
+        let index = i32::try_from(index).ok()?;
+        // SAFETY: the context is valid. llama.cpp waits for the computation and
+        // returns null if there is no such output.
+        let logits =
+            NonNull::new(unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), index) })?;
+        // SAFETY: a row of the output buffer has one float for each token of the
+        // vocabulary. It belongs to the context, which is borrowed mutably for
+        // as long as the slice lives, so nothing can compute or read meanwhile.
+        Some(unsafe { std::slice::from_raw_parts_mut(logits.as_ptr(), self.limits.n_vocab) })
+    }
+
+    /// Removes a sequence from position `from` on. False if the model's memory
+    /// cannot forget a part of a sequence.
+    pub(crate) fn forget(&mut self, sequence: usize, from: usize) -> bool {
+        let (Ok(sequence), Ok(from)) = (i32::try_from(sequence), i32::try_from(from)) else {
+            return false;
+        };
+        // SAFETY: the memory belongs to the context and lives as long. A number
+        // outside of 0..n_seq_max is an assertion in llama.cpp.
+        (sequence as usize) < self.limits.n_seq
+            && unsafe { sys::llama_memory_seq_rm(self.memory, sequence, from, -1) }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        // SAFETY: as in `forget`. Metadata is enough: cells without a sequence
+        // are never read.
+        unsafe { sys::llama_memory_clear(self.memory, false) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: created by `llama_init_from_model` and freed once. Thread
+        // pool, flag and model are still there.
+        unsafe { sys::llama_free(self.context.as_ptr()) }
+    }
+}
+
+/// Asked by ggml after every operation of a graph.
+unsafe extern "C" fn is_aborted(data: *mut c_void) -> bool {
+    // SAFETY: the pointer is the context's own flag, which lives as long as the
+    // context; it is only used atomically.
+    let flag = unsafe { &*data.cast::<AtomicBool>() };
+    flag.load(Ordering::Relaxed)
+}

@@ -1,0 +1,95 @@
+//! The only unsafe code of the project: llama.cpp's context, owned.
+//!
+//! Model, vocabulary and samplers come from `llama-cpp-2`, which wraps them
+//! safely. Its context does not let several things be set that this engine
+//! depends on (number of outputs, thread pool, abort callback), so the context
+//! is owned here, over the plain bindings:
+//!
+//! * [`batch`]: input of a step; cannot be built so that `llama_decode` aborts;
+//! * [`context`]: the context with its memory and its logits;
+//! * [`threadpool`]: the threads that compute;
+//! * [`log`]: llama.cpp's log, into `tracing` and into load errors.
+//!
+//! Scheduling, sampling and everything else that decides something is done in
+//! safe code elsewhere.
+#![allow(unsafe_code, reason = "llama.cpp is a C library; every block says why it is sound")]
+
+pub(crate) mod batch;
+pub(crate) mod context;
+pub(crate) mod log;
+pub(crate) mod threadpool;
+
+use std::ffi::CStr;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as sys;
+
+pub(crate) use batch::Batch;
+pub(crate) use context::{Context, ContextConfig, Decoded};
+
+/// llama.cpp's global state, initialised once and never freed.
+///
+/// # Errors
+/// A message, if other code of this process has initialised it already.
+pub(crate) fn backend() -> Result<&'static LlamaBackend, String> {
+    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    BACKEND
+        .get_or_init(|| {
+            log::redirect();
+            LlamaBackend::init().map_err(|e| e.to_string())
+        })
+        .as_ref()
+        .map_err(Clone::clone)
+}
+
+/// The instruction sets and options of this build of llama.cpp.
+pub(crate) fn system_info() -> String {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = LOCK.lock();
+    // SAFETY: the function takes nothing and returns a C string that llama.cpp
+    // keeps in a static variable. Calling it again changes that variable, so the
+    // lock is held until the text is copied; nothing else calls it.
+    unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().trim().to_string()
+}
+
+const _: () = {
+    // `LlamaModel` is `repr(transparent)` over a non-null pointer in the version
+    // that is pinned; these hold if and only if a pointer can be read out of it.
+    assert!(size_of::<LlamaModel>() == size_of::<*mut sys::llama_model>());
+    assert!(align_of::<LlamaModel>() == align_of::<*mut sys::llama_model>());
+    assert!(size_of::<Option<LlamaModel>>() == size_of::<LlamaModel>());
+};
+
+/// llama.cpp's model behind the safe wrapper, which does not give it out.
+fn model_ptr(model: &LlamaModel) -> NonNull<sys::llama_model> {
+    // SAFETY: `LlamaModel` is `repr(transparent)` over a transparent wrapper of
+    // `NonNull<llama_model>` in llama-cpp-2 0.1.160, which is pinned exactly;
+    // size, alignment and the null niche are asserted above.
+    unsafe { *std::ptr::from_ref(model).cast::<NonNull<sys::llama_model>>() }
+}
+
+/// Architecture, size and quantisation in one line.
+pub(crate) fn describe(model: &LlamaModel) -> String {
+    let mut buffer = [0u8; 256];
+    // SAFETY: the model lives as long as the reference; llama.cpp writes at most
+    // `buffer.len()` bytes, the closing NUL included.
+    let written = unsafe {
+        sys::llama_model_desc(model_ptr(model).as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+    };
+    if written <= 0 {
+        return String::new();
+    }
+    CStr::from_bytes_until_nul(&buffer)
+        .map(|text| text.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Whether the model reads its input with an encoder, which needs another way
+/// of computing than this engine's.
+pub(crate) fn has_encoder(model: &LlamaModel) -> bool {
+    // SAFETY: the model lives as long as the reference and is only read.
+    unsafe { sys::llama_model_has_encoder(model_ptr(model).as_ptr()) }
+}

@@ -1,0 +1,136 @@
+//! A job on its way through the engine, as its submitter sees it.
+//!
+//! The other end of the channel, the sequence that computes, lives in
+//! [`crate::engine`].
+
+use std::time::Duration;
+
+use crate::constraint::CompiledConstraint;
+use crate::error::GenerationError;
+
+/// One prompt to continue.
+#[derive(Debug, Clone, Default)]
+pub struct Job {
+    /// A name for logs only; never shown to anyone else.
+    pub label: String,
+    /// The tokens to continue, BOS included where the model wants one.
+    pub prompt: Vec<u32>,
+    /// Context limit, prompt and output together. 0 takes the model's.
+    pub n_ctx: u32,
+    /// Most tokens to generate; 0 means until the context is full.
+    pub max_tokens: u32,
+    /// Texts that end the output; empty ones are ignored.
+    pub stop: Vec<String>,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// What the output must match.
+    pub constraint: Option<CompiledConstraint>,
+}
+
+/// How the next token is chosen from the logits.
+///
+/// Order: penalties with logit bias, constraint, then for `temperature <= 0`
+/// the likeliest token; else mirostat if it is on; else top-k, typical, top-p,
+/// min-p, temperature and a draw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Randomness; 0 or less takes the likeliest token. Default 0.8.
+    pub temperature: f32,
+    /// Only the K likeliest tokens; 0 or less takes all. Default 40.
+    pub top_k: i32,
+    /// Only the likeliest tokens whose probabilities add up to this. Default 0.9.
+    pub top_p: f32,
+    /// Only tokens at least this much as likely as the likeliest. Default 0.
+    pub min_p: f32,
+    /// Locally typical sampling; 1 turns it off. Default 1.
+    pub typical_p: f32,
+    /// 0 off, 1 first version, 2 second version. Default 0.
+    pub mirostat: u8,
+    /// Mirostat's target entropy. Default 5.
+    pub mirostat_tau: f32,
+    /// Mirostat's learning rate. Default 0.1.
+    pub mirostat_eta: f32,
+    /// Divides positive and multiplies negative logits of recent tokens; 1
+    /// turns it off. Default 1.1.
+    pub repeat_penalty: f32,
+    /// Taken from a recent token's logit once per occurrence. Default 0.
+    pub frequency_penalty: f32,
+    /// Taken from a recent token's logit once. Default 0.
+    pub presence_penalty: f32,
+    /// How many recent tokens, prompt included, the penalties look at; 0 none,
+    /// -1 all. Default 64.
+    pub repeat_last_n: i32,
+    /// Whether the penalties apply to the newline token. Default true.
+    pub penalize_newline: bool,
+    /// Seed of the draws; 0 takes a new one. Default 0.
+    pub seed: u32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Never choose a token that ends the text. Default false.
+    pub ignore_eos: bool,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.0,
+            typical_p: 1.0,
+            mirostat: 0,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
+            repeat_penalty: 1.1,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repeat_last_n: 64,
+            penalize_newline: true,
+            seed: 0,
+            logit_bias: Vec::new(),
+            ignore_eos: false,
+        }
+    }
+}
+
+/// What a job reports. The last event is `Finished` or `Failed`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A piece of output: whole characters, never empty, without anything that
+    /// may still turn out to be a stop string.
+    Text(String),
+    /// The end of the job; nothing follows.
+    Finished(Finished),
+    /// The failure of the job; nothing follows.
+    Failed(GenerationError),
+}
+
+/// Why a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-generation token, a stop string, or a finished grammar.
+    Stop,
+    /// `max_tokens` was reached or the context is full.
+    Length,
+    /// The job was cancelled.
+    Cancelled,
+}
+
+/// The account of a job that ended without an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Those of them that came from a cache instead of being computed.
+    pub cached_tokens: u32,
+    /// Tokens sampled, without an end-of-generation token.
+    pub completion_tokens: u32,
+    /// From submission to the first step.
+    pub queue_time: Duration,
+    /// From the first step to the first sampled token.
+    pub prompt_time: Duration,
+    /// From the first sampled token to the end.
+    pub predict_time: Duration,
+}

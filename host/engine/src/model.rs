@@ -1,0 +1,233 @@
+//! The handle of a loaded model.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use llama_cpp_2::sampling::LlamaSampler;
+
+use crate::config::{EngineStats, ModelConfig, ModelInfo};
+use crate::constraint::{CompiledConstraint, Compiler, Constraint};
+use crate::engine::outlet::Outlet;
+use crate::engine::sequence::Submission;
+use crate::engine::thread::EngineHandle;
+use crate::error::{ConstraintError, LoadError, PromptError, SubmitError};
+use crate::ffi;
+use crate::generation::Generation;
+use crate::job::Job;
+use crate::load;
+use crate::prompt::completion::{self, Completion};
+use crate::prompt::template::ChatTemplate;
+use crate::prompt::{Content, Prompt, PromptLimits, chat, whole_text};
+use crate::sampling::{Sampler, Tokens, check};
+use crate::text::TextFilter;
+use crate::tokenizer::Tokenizer;
+use crate::vocabulary::Vocabulary;
+
+/// A loaded model. Clones share it; the engine thread ends with the last one
+/// and the last [`Generation`].
+#[derive(Debug, Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ModelConfig,
+    info: ModelInfo,
+    tokens: Tokens,
+    template: Option<ChatTemplate>,
+    compiler: OnceLock<Result<Compiler, String>>,
+    vocabulary: Arc<Vocabulary>,
+    engine: Arc<EngineHandle>,
+}
+
+impl Model {
+    /// Loads a model file and starts its engine thread. Blocks.
+    ///
+    /// `progress` is called on the engine thread with values from 0 to 1; when
+    /// it returns false the load ends with [`LoadError::Aborted`].
+    ///
+    /// # Errors
+    /// [`LoadError`] says what is wrong with the configuration, the file or the
+    /// memory.
+    pub fn load(
+        config: ModelConfig,
+        progress: impl FnMut(f32) -> bool + Send + 'static,
+    ) -> Result<Model, LoadError> {
+        let loaded = load::start(config, progress)?;
+        let inner = Inner {
+            tokens: Tokens {
+                n_vocab: loaded.info.n_vocab,
+                eog: loaded.vocabulary.eog().to_vec(),
+                newline: loaded.vocabulary.newline(),
+            },
+            config: loaded.config,
+            info: loaded.info,
+            template: loaded.template,
+            compiler: OnceLock::new(),
+            vocabulary: loaded.vocabulary,
+            engine: Arc::new(loaded.engine),
+        };
+        Ok(Model { inner: Arc::new(inner) })
+    }
+
+    /// What is known about the model.
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> Tokenizer {
+        Tokenizer::new(Arc::clone(&self.inner.vocabulary))
+    }
+
+    /// Turns the content of a request into a prompt that fits.
+    ///
+    /// # Errors
+    /// [`PromptError`]: what must be kept does not fit, there is nothing to
+    /// continue, or the chat template is missing or refuses the messages.
+    pub fn prepare(&self, content: &Content, limits: &PromptLimits) -> Result<Prompt, PromptError> {
+        let limits = PromptLimits { n_ctx: self.context_size(limits.n_ctx)?, ..*limits };
+        let vocabulary = self.inner.vocabulary.as_ref();
+        match content {
+            Content::Completion { system, instructions, input, separator } => completion::prepare(
+                vocabulary,
+                Completion { system, instructions, input, separator },
+                &limits,
+            ),
+            Content::Chat { messages } => chat::prepare(
+                vocabulary,
+                self.inner.template.as_ref(),
+                vocabulary.control(),
+                messages,
+                &limits,
+            ),
+        }
+    }
+
+    /// Turns one finished text into a prompt: one piece, control tokens parsed,
+    /// nothing dropped.
+    ///
+    /// # Errors
+    /// [`PromptError`]: the text is empty or does not fit.
+    pub fn prepare_text(&self, text: &str, limits: &PromptLimits) -> Result<Prompt, PromptError> {
+        let n_ctx = self.context_size(limits.n_ctx)?;
+        whole_text(self.inner.vocabulary.as_ref(), text, n_ctx)
+    }
+
+    /// Compiles a grammar or a schema. Blocks for as long as the limits allow,
+    /// and the first time for as long as it takes to walk the vocabulary.
+    ///
+    /// # Errors
+    /// [`ConstraintError`]: a syntax error, an unsupported feature or a limit.
+    pub fn compile(&self, constraint: &Constraint) -> Result<CompiledConstraint, ConstraintError> {
+        let vocabulary = &self.inner.vocabulary;
+        let compiler = self.inner.compiler.get_or_init(|| {
+            if vocabulary.eog().is_empty() {
+                return Err("the vocabulary has no token that ends a text".to_string());
+            }
+            let env = LlamaSampler::llguidance_tok_env(vocabulary.model());
+            Compiler::new(&env, &self.inner.config.constraint_limits)
+        });
+        match compiler {
+            Ok(compiler) => compiler.compile(vocabulary, constraint),
+            Err(reason) => Err(match constraint {
+                Constraint::Grammar(_) => ConstraintError::Grammar(reason.clone()),
+                Constraint::JsonSchema(_) => ConstraintError::Schema(reason.clone()),
+            }),
+        }
+    }
+
+    /// Hands a job to the engine. Never blocks.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: the engine's queue is full, or the job is not valid.
+    pub fn submit(&self, job: Job) -> Result<Generation, SubmitError> {
+        let inner = &self.inner;
+        let n_ctx = self.check(&job)?;
+        let place = inner.engine.place().ok_or(SubmitError::Busy)?;
+        let signal = inner.engine.signal();
+        let (outlet, events) = Outlet::new(inner.config.event_capacity, Arc::clone(&signal), place);
+        let submitted = Instant::now();
+        let prompt_tokens = u32::try_from(job.prompt.len()).unwrap_or(u32::MAX);
+        let constraint = job.constraint.as_ref().map(CompiledConstraint::start);
+        inner.engine.submit(Submission {
+            label: job.label,
+            prompt: job.prompt,
+            n_ctx: n_ctx as usize,
+            max_tokens: job.max_tokens as usize,
+            sampler: Sampler::new(&job.sampling, &inner.tokens, constraint),
+            filter: TextFilter::new(&job.stop),
+            outlet,
+            submitted,
+        })?;
+        Ok(Generation::new(events, signal, Arc::clone(&inner.engine), prompt_tokens, submitted))
+    }
+
+    /// What the engine is doing.
+    pub fn stats(&self) -> EngineStats {
+        self.inner.engine.stats().read()
+    }
+
+    /// The job's context limit; everything else about it is refused here.
+    fn check(&self, job: &Job) -> Result<u32, SubmitError> {
+        let inner = &self.inner;
+        let n_ctx = self
+            .context_size(job.n_ctx)
+            .map_err(|_| SubmitError::ContextSize { n_ctx: job.n_ctx, max: inner.info.n_ctx })?;
+        if job.prompt.is_empty() {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if job.prompt.len() >= n_ctx as usize {
+            return Err(SubmitError::PromptTooLong { tokens: job.prompt.len(), n_ctx });
+        }
+        let n_vocab = inner.info.n_vocab;
+        if let Some(&token) = job.prompt.iter().find(|token| **token >= n_vocab) {
+            return Err(SubmitError::InvalidToken { token, n_vocab });
+        }
+        check(&job.sampling, &inner.tokens)?;
+        let stop_bytes: usize = job.stop.iter().map(String::len).sum();
+        if stop_bytes > inner.config.max_stop_bytes {
+            return Err(SubmitError::StopTooLong {
+                bytes: stop_bytes,
+                limit: inner.config.max_stop_bytes,
+            });
+        }
+        match &job.constraint {
+            Some(constraint) if !constraint.is_for(&inner.vocabulary) => {
+                Err(SubmitError::ForeignConstraint)
+            }
+            _ => Ok(n_ctx),
+        }
+    }
+
+    fn context_size(&self, asked: u32) -> Result<u32, PromptError> {
+        let max = self.inner.info.n_ctx;
+        match asked {
+            0 => Ok(max),
+            n_ctx if n_ctx > max => Err(PromptError::ContextSize { n_ctx, max }),
+            n_ctx => Ok(n_ctx),
+        }
+    }
+}
+
+/// The instruction sets and options llama.cpp was built with, as it prints them.
+pub fn system_info() -> String {
+    // Without its backends llama.cpp has nothing to print.
+    let _ = ffi::backend();
+    ffi::system_info()
+}
+
+/// A configuration without a name takes the file's.
+fn named(mut config: ModelConfig) -> ModelConfig {
+    if config.name.is_empty() {
+        config.name = config
+            .path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+    }
+    // A NUL in a thread's name is an error of the standard library's.
+    config.name.retain(|c| c != '\0');
+    config
+}

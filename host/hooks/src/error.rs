@@ -1,0 +1,274 @@
+//! Everything that can go wrong: at start, at load, and in a call.
+//!
+//! [`Failure`] is what a client may learn (plugin, phase, kind); its detail and
+//! everything in [`LoadError`] are for the operator only. The texts and codes on
+//! the wire belong to the protocol crate.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where in a job a plugin is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The request, before the chat template and the tokenizer.
+    Request,
+    /// The rendered prompt.
+    Prompt,
+}
+
+impl Phase {
+    /// Its name on the wire and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Prompt => "prompt",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The plugin trapped.
+    Trap,
+    /// It used more CPU time than it may.
+    Cpu,
+    /// It took more wall time than it may.
+    Wall,
+    /// It asked for more memory than it may have, and then trapped.
+    Memory,
+    /// It ran out of stack.
+    Stack,
+    /// It handed too much to the host, or held too many handles.
+    Quota,
+    /// No instance of it could be made ready.
+    Instantiate,
+    /// No instance or call slot came free in time.
+    Busy,
+    /// It returned an error.
+    Guest,
+    /// What it returned cannot be used.
+    InvalidOutput,
+    /// The job was cancelled.
+    Cancelled,
+    /// The host failed, not the plugin.
+    Host,
+}
+
+impl FailureKind {
+    /// Its name on the wire and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Memory => "memory",
+            Self::Stack => "stack",
+            Self::Quota => "quota",
+            Self::Instantiate => "instantiate",
+            Self::Busy => "busy",
+            Self::Guest => "guest",
+            Self::InvalidOutput => "invalid-output",
+            Self::Cancelled => "cancelled",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A call that failed. This crate has already logged it, detail included.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("plugin `{plugin}`, phase {phase}: {kind}")]
+pub struct Failure {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The phase in which it was called.
+    pub phase: Phase,
+    /// Why it failed.
+    pub kind: FailureKind,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// What happened, with backtrace and the end of the plugin's stderr. For the
+    /// operator only: it may hold text of the client.
+    pub detail: String,
+}
+
+/// The host could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A value of the configuration cannot work.
+    #[error("plugin host: {0}")]
+    Config(String),
+    /// The directory for compiled code cannot be trusted or used.
+    #[error("cache directory {path}: {reason}")]
+    CacheDir {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The WebAssembly engine cannot be set up on this machine.
+    #[error("WebAssembly engine: {0}")]
+    Engine(String),
+    /// A thread or the runtime could not be started.
+    #[error("plugin host threads: {0}")]
+    Threads(#[source] std::io::Error),
+}
+
+/// A plugin that was not loaded: which one, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("plugin {plugin}: {cause}")]
+pub struct LoadError {
+    /// The plugin's id, or the path when there is no id.
+    pub plugin: String,
+    /// What is wrong with it.
+    pub cause: LoadCause,
+}
+
+/// Why a plugin was not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadCause {
+    /// The file or folder cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was to be read.
+        path: PathBuf,
+        /// Why it was not.
+        source: std::io::Error,
+    },
+    /// The file's stem cannot be a plugin id.
+    #[error(
+        "`{0}` cannot be a plugin id: use 1 to 64 letters, digits, `-`, `_` and `.`, \
+         beginning with a letter or digit"
+    )]
+    BadName(String),
+    /// The file is larger than the operator allows.
+    #[error("{bytes} bytes; the limit is {limit}")]
+    TooLarge {
+        /// Size of the file.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// More plugins than the operator allows.
+    #[error("{found} plugins in the folder; the limit is {limit}")]
+    TooMany {
+        /// Plugins found.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The bytes are no WebAssembly at all.
+    #[error("not a WebAssembly file: {0}")]
+    NotWasm(String),
+    /// Compiled code, which is never accepted: it would run unchecked.
+    #[error(
+        "precompiled code (a .cwasm file) is never accepted, because it would run unchecked; \
+         give the component that it was made from"
+    )]
+    Precompiled,
+    /// The bytes begin as WebAssembly and then break the rules.
+    #[error("invalid WebAssembly: {0}")]
+    Invalid(String),
+    /// A core module that is not meant to be a component.
+    #[error(
+        "a core WebAssembly module without a component-type section; build it with \
+         wit-bindgen, or turn it into a component"
+    )]
+    NoComponentType,
+    /// A core module that could not be turned into a component.
+    #[error("the core module cannot be turned into a component: {0}")]
+    Encode(String),
+    /// Built for the asynchronous component ABI.
+    #[error(
+        "uses the asynchronous component ABI (WASI 0.3), which this version does not run: {0}; \
+         build it for WASI 0.2, with synchronous functions"
+    )]
+    AsyncAbi(String),
+    /// Built for another line of the WIT package.
+    #[error("`{name}` is not of the line llamero:hooks@0.1, the only one this version serves")]
+    UnsupportedVersion {
+        /// The import or export.
+        name: String,
+    },
+    /// Asks for something that is not offered.
+    #[error("import `{import}` is not offered by this version: {reason}")]
+    UnknownImport {
+        /// The import.
+        import: String,
+        /// What is offered instead.
+        reason: String,
+    },
+    /// Imports a known function with another type than the WIT package has.
+    #[error("its imports do not have the types that are offered: {0}")]
+    BrokenImport(String),
+    /// Exports no phase.
+    #[error(
+        "exports no phase of llamero:hooks@0.1; a plugin exports `request-hook`, `prompt-hook` \
+         or both"
+    )]
+    NoPhases,
+    /// Exports a phase that would never be called.
+    #[error(
+        "exports `{export}`, a phase that this version does not call; loading it would leave \
+         its work undone without anybody noticing"
+    )]
+    UnservedPhase {
+        /// The export.
+        export: String,
+    },
+    /// Exports a known interface with other types than the WIT package has.
+    #[error("export `{export}` does not have the types of llamero:hooks@0.1: {reason}")]
+    BrokenExport {
+        /// The export.
+        export: String,
+        /// The difference.
+        reason: String,
+    },
+    /// Compiling it failed.
+    #[error("cannot be compiled: {0}")]
+    Compile(String),
+    /// It needs more than an instance can have.
+    #[error("needs {needed} {what}, and an instance can have at most {limit}")]
+    PoolLimit {
+        /// The resource.
+        what: &'static str,
+        /// What it needs.
+        needed: u64,
+        /// What there is.
+        limit: u64,
+    },
+    /// The operator's settings of this plugin are unusable.
+    #[error("settings: {0}")]
+    Settings(String),
+    /// The plugin refused its configuration.
+    #[error("refuses its configuration: {0}")]
+    Config(String),
+    /// A step of the trial failed.
+    #[error("trial, {step}: {kind}: {detail}")]
+    Trial {
+        /// `instantiate`, `describe`, `configure` or `self-test`.
+        step: &'static str,
+        /// Why.
+        kind: FailureKind,
+        /// The operator's detail.
+        detail: String,
+    },
+    /// The plugin's own test found a defect.
+    #[error("self-test failed: {0}")]
+    SelfTest(String),
+}

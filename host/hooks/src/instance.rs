@@ -1,0 +1,184 @@
+//! One job's instance of one plugin: made fresh, configured, used for every phase
+//! of the job, and dropped.
+//!
+//! Every entry into a guest goes through [`guard`]: with a deadline, on the CPU
+//! clock, while the ticker runs, and until the job is cancelled. Which guest is
+//! called when is the business of `run` and `load`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::Store;
+use wasmtime::component::Instance;
+
+use crate::bindings::v0_1::{lifecycle, prompt_hook, request_hook};
+use crate::classify::{CallError, Stage, add_stderr, classify, limit_text};
+use crate::clock::CpuClock;
+use crate::engine;
+use crate::error::{FailureKind, Phase};
+use crate::guest::GuestState;
+use crate::host::Shared;
+use crate::imports::millis;
+use crate::job::JobShared;
+use crate::plugin::Plugin;
+
+/// Time for everything that is done for one plugin in one phase: making and
+/// configuring the instance the first time, and the call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    pub(crate) deadline: Instant,
+    pub(crate) cpu: Duration,
+}
+
+impl Budget {
+    pub(crate) fn new(wall: Duration, cpu: Duration) -> Self {
+        Self { deadline: Instant::now() + wall, cpu }
+    }
+
+    /// Milliseconds left, as a plugin gets them.
+    pub(crate) fn remaining_ms(&self) -> u32 {
+        millis(self.deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// An instance and what is known of its exports.
+pub(crate) struct JobInstance {
+    pub(crate) store: Store<GuestState>,
+    instance: Instance,
+    pub(crate) lifecycle: Option<lifecycle::Guest>,
+    pub(crate) request: Option<request_hook::Guest>,
+    pub(crate) prompt: Option<prompt_hook::Guest>,
+}
+
+/// An export that does not have the type that its name promises.
+pub(crate) struct BrokenExport {
+    pub(crate) interface: &'static str,
+    pub(crate) reason: String,
+}
+
+impl JobInstance {
+    /// Makes an instance, without looking at its exports.
+    pub(crate) async fn make(
+        host: &Shared,
+        plugin: &Plugin,
+        job: &Arc<JobShared>,
+        phase: Option<Phase>,
+        budget: Budget,
+    ) -> Result<Self, CallError> {
+        let mut store = engine::store(&host.engine, &plugin.shared, job)
+            .map_err(|error| CallError::new(FailureKind::Instantiate, format!("{error:#}")))?;
+        begin(&mut store, phase, budget);
+        let clock = Arc::clone(&store.data().call.clock);
+        let making = plugin.pre.instantiate_async(&mut store);
+        let ended = guard(host, job, &clock, budget, making).await;
+        let instance = settle(&store, Stage::Make, ended)?;
+        Ok(Self { store, instance, lifecycle: None, request: None, prompt: None })
+    }
+
+    /// Finds the functions of every export and checks their types.
+    pub(crate) fn load(&mut self, plugin: &Plugin) -> Result<(), BrokenExport> {
+        let broken = |interface| {
+            move |error: wasmtime::Error| BrokenExport { interface, reason: format!("{error:#}") }
+        };
+        let (store, instance, exports) = (&mut self.store, &self.instance, &plugin.exports);
+        if let Some(indices) = &exports.lifecycle {
+            let guest = indices.load(&mut *store, instance);
+            self.lifecycle = Some(guest.map_err(broken("lifecycle"))?);
+        }
+        if let Some(indices) = &exports.request {
+            let guest = indices.load(&mut *store, instance);
+            self.request = Some(guest.map_err(broken("request-hook"))?);
+        }
+        if let Some(indices) = &exports.prompt {
+            let guest = indices.load(&mut *store, instance);
+            self.prompt = Some(guest.map_err(broken("prompt-hook"))?);
+        }
+        Ok(())
+    }
+
+    /// Lets the plugin read its configuration; the inner error is its own text.
+    pub(crate) async fn configure(
+        &mut self,
+        host: &Shared,
+        job: &JobShared,
+        budget: Budget,
+    ) -> Result<Result<(), String>, CallError> {
+        let Some(guest) = &self.lifecycle else {
+            return Ok(Ok(()));
+        };
+        let clock = Arc::clone(&self.store.data().call.clock);
+        let call = guest.call_configure(&mut self.store);
+        let ended = guard(host, job, &clock, budget, call).await;
+        settle(&self.store, Stage::Call, ended)
+    }
+
+    /// Text of an error that the plugin returned, with the end of its stderr.
+    pub(crate) fn with_stderr(&self, mut text: String) -> String {
+        add_stderr(self.store.data(), &mut text);
+        text
+    }
+}
+
+/// Starts a budget. Calls under it share their CPU time.
+pub(crate) fn begin(store: &mut Store<GuestState>, phase: Option<Phase>, budget: Budget) {
+    let state = store.data_mut();
+    // What an earlier phase was refused and lived with does not explain a later
+    // failure.
+    state.limiter.refused = None;
+    let call = &mut state.call;
+    call.phase = phase;
+    call.deadline = budget.deadline;
+    call.cpu = budget.cpu;
+    call.cause = None;
+    call.clock.reset();
+}
+
+/// How an entry into a guest ended.
+pub(crate) enum Ended<T> {
+    Done(T),
+    Error(wasmtime::Error),
+    OutOfTime,
+    Cancelled,
+}
+
+/// Runs `entry` until it ends, its deadline passes, or the job is cancelled. In
+/// the last two cases the guest's stack is unwound before this returns.
+pub(crate) async fn guard<T>(
+    host: &Shared,
+    job: &JobShared,
+    clock: &CpuClock,
+    budget: Budget,
+    entry: impl Future<Output = wasmtime::Result<T>>,
+) -> Ended<T> {
+    let _ticking = host.ticker.enter();
+    let timed = tokio::time::timeout_at(budget.deadline.into(), clock.metered(entry));
+    tokio::select! {
+        biased;
+        () = job.cancelled() => Ended::Cancelled,
+        ended = timed => match ended {
+            Ok(Ok(value)) => Ended::Done(value),
+            Ok(Err(error)) => Ended::Error(error),
+            Err(_elapsed) => Ended::OutOfTime,
+        },
+    }
+}
+
+/// Turns an ending into a result. After an error the store is poisoned, and the
+/// instance must be dropped.
+pub(crate) fn settle<T>(
+    store: &Store<GuestState>,
+    stage: Stage,
+    ended: Ended<T>,
+) -> Result<T, CallError> {
+    match ended {
+        Ended::Done(value) => Ok(value),
+        Ended::Error(error) => Err(classify(store.data(), stage, &error)),
+        Ended::Cancelled => Err(CallError::new(FailureKind::Cancelled, "the job was cancelled")),
+        Ended::OutOfTime => {
+            let mut detail = limit_text(store.data(), FailureKind::Wall).unwrap_or_default();
+            add_stderr(store.data(), &mut detail);
+            Err(CallError::new(FailureKind::Wall, detail))
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! A loaded plugin: what was compiled, which phases it has, what it may use.
+//!
+//! It is immutable and shared by all jobs. Loading makes it (`load`); one job's
+//! instance of it is `instance`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use wasmtime::component::InstancePre;
+
+use crate::bindings::v0_1::{lifecycle, prompt_hook, request_hook};
+use crate::chain::PluginInfo;
+use crate::config::Limits;
+use crate::error::Phase;
+use crate::guest::GuestState;
+use crate::imports::LogBudget;
+use crate::tokenizer::TokenizerService;
+
+pub(crate) struct Plugin {
+    pub(crate) info: PluginInfo,
+    pub(crate) shared: Arc<PluginShared>,
+    pub(crate) pre: InstancePre<GuestState>,
+    pub(crate) exports: Exports,
+}
+
+/// What every instance of a plugin needs to know.
+pub(crate) struct PluginShared {
+    pub(crate) id: String,
+    pub(crate) limits: Limits,
+    pub(crate) config: Value,
+    pub(crate) config_text: String,
+    pub(crate) secrets: BTreeMap<String, String>,
+    pub(crate) log: LogBudget,
+    pub(crate) tokenizer: Arc<dyn TokenizerService>,
+}
+
+/// The interfaces of the WIT package that a component exports.
+#[derive(Clone)]
+pub(crate) struct Exports {
+    pub(crate) lifecycle: Option<lifecycle::GuestIndices>,
+    pub(crate) request: Option<request_hook::GuestIndices>,
+    pub(crate) prompt: Option<prompt_hook::GuestIndices>,
+}
+
+impl Exports {
+    pub(crate) fn has(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Request => self.request.is_some(),
+            Phase::Prompt => self.prompt.is_some(),
+        }
+    }
+
+    pub(crate) fn phases(&self) -> Vec<Phase> {
+        [Phase::Request, Phase::Prompt].into_iter().filter(|phase| self.has(*phase)).collect()
+    }
+}

@@ -1,0 +1,16 @@
+//! The plugin host from outside: real components, made from WebAssembly text,
+//! loaded and run through the public interface only.
+//!
+//! One binary for all topics, because linking wasmtime takes longer than running
+//! the tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod chain;
+mod failures;
+mod guest;
+mod imports;
+mod limits;
+mod load;
+mod stop;
+mod support;

@@ -1,0 +1,252 @@
+//! One job's way through the worker, from its start to its last message.
+//!
+//! ```text
+//!  model ─▶ request hooks ─▶ options ─▶ prompt ─▶ prompt hooks ─▶ submit ─▶ ack ─▶ text ... ─▶ last message
+//!  (stages)                            (convert)                          (stream only)  (publish)
+//! ```
+//!
+//! [`run`] sees to it that exactly one last message goes out, whatever happens:
+//! the stages end with an output or an error, an interrupt ends them from
+//! outside, and a panic in them is caught. Until the acknowledgement, errors go
+//! to the reply subject, afterwards to the stream. What the stages do is
+//! [`stages`], what neighbours' types look like is [`convert`], which error
+//! becomes what is [`crate::wire`]. When a job may run is decided by
+//! [`crate::table`].
+
+mod convert;
+mod stages;
+mod trace;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use llamero_hooks::Chain;
+use llamero_protocol::{
+    ErrorBody, OptionDefaults, PredictRequest, PredictResponse, WorkerResponse,
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::models::ModelStore;
+use crate::nats::outbox::{Outbox, SendError};
+use crate::publish::{Buckets, Ending, Pace, Publisher, StreamSettings};
+use crate::wire;
+
+/// A predict that was received.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The client's name of it.
+    pub job: Arc<str>,
+    /// When it was received.
+    pub arrived: Instant,
+    /// Where its answer goes.
+    pub reply: String,
+    /// The request.
+    pub predict: PredictRequest,
+    /// Who sent it.
+    pub caller: Caller,
+}
+
+/// What headers tell about who sent a request.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// The account, for requests from another one.
+    pub account: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Headers that hooks may see.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What all jobs share.
+pub struct Shared {
+    /// The worker's id.
+    pub worker: String,
+    /// The subject that requests arrive on.
+    pub subject: String,
+    /// Defaults for options.
+    pub options: OptionDefaults,
+    /// Whether clients may send a grammar.
+    pub allow_grammar: bool,
+    /// Whether the protocol's extensions are sent.
+    pub extras: bool,
+    /// From the acknowledgement to the first message of a stream.
+    pub ack_delay: Duration,
+    /// How streamed text is joined.
+    pub pace: Pace,
+    /// The rate of each stream subject.
+    pub buckets: Arc<Buckets>,
+    /// The models.
+    pub models: ModelStore,
+    /// The hooks.
+    pub hooks: Chain,
+    /// Whether the texts that hooks change are logged.
+    pub log_hook_text: bool,
+    /// Where messages go.
+    pub outbox: Outbox,
+    /// Tasks that outlive their jobs: publishers, and asking whether a last
+    /// message arrived.
+    pub tracker: TaskTracker,
+    /// Whether the option without effect has been warned about.
+    pub tfs_z_warned: AtomicBool,
+}
+
+/// Runs a job to its last message. `generated` is called once nothing is
+/// computed for it any more.
+pub async fn run(
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    cancel: CancellationToken,
+    generated: impl FnOnce() + Send,
+) {
+    let span = tracing::info_span!(
+        "job",
+        job = ?incoming.job,
+        worker = shared.worker,
+        model = tracing::field::Empty
+    );
+    async move {
+        let began = Instant::now();
+        let mut answer = Answer {
+            shared: &shared,
+            job: Arc::clone(&incoming.job),
+            reply: incoming.reply.clone(),
+            publisher: None,
+        };
+        let stages = stages::run(&shared, incoming, &mut answer);
+        let stages = AssertUnwindSafe(stages).catch_unwind();
+        let result = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(ErrorBody::interrupted()),
+            result = stages => result.unwrap_or_else(|_| {
+                // The panic's own message has been printed by the panic hook.
+                tracing::error!("a job panicked");
+                Err(wire::panicked())
+            }),
+        };
+        generated();
+        log_end(&result, began.elapsed());
+        answer.end(result).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+fn log_end(result: &Result<PredictResponse, ErrorBody>, took: Duration) {
+    let took_ms = took.as_millis() as u64;
+    match result {
+        Ok(predict) => {
+            let usage = predict.usage.unwrap_or_default();
+            tracing::info!(
+                took_ms,
+                prompt_tokens = usage.prompt_tokens,
+                completion_tokens = usage.completion_tokens,
+                finish_reason = predict.finish_reason.as_ref().map(|reason| reason.as_str()),
+                "job done"
+            );
+        }
+        // The text is written for clients, so it is fit for a log as well.
+        Err(error) => {
+            tracing::info!(took_ms, code = error.code, error = %error.error, "job failed");
+        }
+    }
+}
+
+/// The client's side of a job: where its messages go.
+struct Answer<'a> {
+    shared: &'a Arc<Shared>,
+    job: Arc<str>,
+    reply: String,
+    /// There once the job was acknowledged.
+    publisher: Option<Publisher>,
+}
+
+impl Answer<'_> {
+    /// Acknowledges a stream and starts its publisher.
+    async fn acknowledge(&mut self, stream: String) -> Result<(), ErrorBody> {
+        let outbox = &self.shared.outbox;
+        let message = outbox.message(&self.reply, &WorkerResponse::ack(&*self.job));
+        let receipt = outbox.send_with_receipt(message).await.map_err(|error| {
+            tracing::warn!(%error, "a job cannot be acknowledged");
+            wire::panicked()
+        })?;
+        outbox.flush().await;
+        let settings = StreamSettings {
+            job: Arc::clone(&self.job),
+            subject: stream,
+            ack_delay: self.shared.ack_delay,
+            pace: self.shared.pace,
+        };
+        let buckets = Arc::clone(&self.shared.buckets);
+        let (publisher, task) = Publisher::new(outbox.clone(), buckets, settings, receipt);
+        self.shared.tracker.spawn(task.in_current_span());
+        self.publisher = Some(publisher);
+        Ok(())
+    }
+
+    /// Hands over generated text, if the job streams.
+    fn text(&self, text: &str) {
+        if let Some(publisher) = &self.publisher {
+            publisher.text(text.to_owned());
+        }
+    }
+
+    /// Sends the last message; completes when it has been handed to the
+    /// connection. Whether it arrives is seen to in the background.
+    async fn end(self, result: Result<PredictResponse, ErrorBody>) {
+        let sent = match self.publisher {
+            Some(publisher) => publisher.end(match result {
+                Ok(predict) => Ending::Done(predict),
+                Err(error) => Ending::Failed(error),
+            }),
+            None => {
+                let (sent, receiver) = oneshot::channel();
+                let outbox = self.shared.outbox.clone();
+                let task = reply_once(outbox, self.job, self.reply, result, sent);
+                self.shared.tracker.spawn(task.in_current_span());
+                receiver
+            }
+        };
+        // Fails only if the runtime is ending.
+        let _ = sent.await;
+    }
+}
+
+/// Sends the last message of a job that does not stream, or failed before it
+/// did.
+async fn reply_once(
+    outbox: Outbox,
+    job: Arc<str>,
+    reply: String,
+    result: Result<PredictResponse, ErrorBody>,
+    sent: oneshot::Sender<()>,
+) {
+    let bytes = result.as_ref().map_or(0, |predict| predict.output.len());
+    let response = match result {
+        Ok(predict) => WorkerResponse::predicted(&*job, predict),
+        Err(error) => WorkerResponse::failed(&*job, error),
+    };
+    let mut receipt = outbox
+        .send_with_receipt(outbox.message(&reply, &response))
+        .await;
+    if let Err(SendError::TooLarge { max }) = receipt {
+        let error = wire::output_too_large(bytes, max);
+        tracing::info!(bytes, max, "output too large for one message");
+        let response = WorkerResponse::failed(&*job, error);
+        let message = outbox.message(&reply, &response);
+        receipt = outbox.send_with_receipt(message).await;
+    }
+    let _ = sent.send(());
+    match receipt {
+        Ok(receipt) => {
+            let delivered = outbox.confirm(receipt).await;
+            tracing::debug!(?delivered, "answer of a job");
+        }
+        Err(error) => tracing::warn!(%error, "the answer of a job cannot be sent"),
+    }
+}

@@ -1,0 +1,455 @@
+//! What is loaded: one engine for each model in use.
+//!
+//! A job leases a model and gives it back by dropping the lease. The store (its
+//! [`shelf`]) keeps up to `max_loaded` models ready; one more replaces the one used longest ago.
+//! A replaced model is not taken from the jobs that use it: it is *retired*,
+//! which means that it leaves memory with its last lease, and it is taken back
+//! into use if it is wanted before that.
+//!
+//! ```text
+//!            acquire: not there            loaded
+//!   (file) ───────────────────▶ loading ──────────▶ ready ◀──────────────┐
+//!                                  │                  │ replaced by       │ acquired
+//!                   nobody waits   │ failed           ▼ another model     │ again
+//!                    any more ─────┴────▶ (gone)    retired ──────────────┘
+//!                                                     │ last lease dropped
+//!                                                     ▼
+//!                                                   (gone)
+//! ```
+//!
+//! One model is loaded at a time, and all who want it wait for the same load. A
+//! load that nobody waits for any more, because its jobs were interrupted, is
+//! aborted.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use llamero_engine::{LoadError, Model, ModelConfig};
+use llamero_protocol::{ErrorBody, InitOptions, check_model_name};
+use tokio::sync::watch;
+
+use super::dir;
+use super::shelf::{self, Shelf};
+use crate::settings::ModelSettings;
+
+/// What is told about loading, to whoever shows it to people.
+#[derive(Debug, Clone)]
+pub enum LoadEvent {
+    /// A load begins.
+    Started {
+        /// The model's name.
+        model: String,
+    },
+    /// It goes on.
+    Progress {
+        /// The model's name.
+        model: String,
+        /// From 0 to 1.
+        fraction: f32,
+    },
+    /// It is done.
+    Finished {
+        /// The model's name.
+        model: String,
+        /// How long it took.
+        took: Duration,
+    },
+    /// It failed or was aborted.
+    Failed {
+        /// The model's name.
+        model: String,
+    },
+}
+
+/// Called for each [`LoadEvent`], from the loading thread.
+pub type LoadProgress = Arc<dyn Fn(LoadEvent) + Send + Sync>;
+
+/// Why a job gets no model.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ModelError {
+    /// The name is refused before anything is opened.
+    #[error("{0}")]
+    Name(ErrorBody),
+    /// None is named, and the folder does not hold exactly one.
+    #[error("no model is named, and the folder does not hold exactly one")]
+    NoneNamed,
+    /// The folder holds no model of that name.
+    #[error("there is no model {name:?}")]
+    NotListed {
+        /// The name.
+        name: String,
+    },
+    /// The folder cannot be read.
+    #[error("the models folder cannot be read: {cause}")]
+    Unreadable {
+        /// The name that was asked for, if any.
+        name: String,
+        /// The operating system's reason.
+        cause: String,
+    },
+    /// The engine refused the file. The cause is for the operator only.
+    #[error("{name:?} cannot be loaded: {cause}")]
+    Load {
+        /// The name.
+        name: String,
+        /// The engine's reason.
+        cause: Arc<LoadError>,
+    },
+    /// Loading panicked.
+    #[error("loading {name:?} panicked")]
+    Panicked {
+        /// The name.
+        name: String,
+    },
+    /// More context than the operator allows.
+    #[error("ctx_size {wanted} is larger than {limit}, the most this worker allows")]
+    CtxSize {
+        /// What was asked for.
+        wanted: u32,
+        /// The most there is.
+        limit: u32,
+    },
+}
+
+/// How models are loaded.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The operator's settings.
+    pub settings: ModelSettings,
+    /// Context that a model is loaded with at least: the configured `ctx_size`.
+    /// So the first small request does not force a reload on the next one.
+    pub ctx_size: u32,
+    /// Jobs at once.
+    pub slots: u32,
+}
+
+/// All loaded models. Clones share them.
+#[derive(Clone)]
+pub struct ModelStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: StoreConfig,
+    progress: LoadProgress,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    shelf: Shelf<Model>,
+    flight: Option<Arc<Flight>>,
+}
+
+/// One load in progress.
+struct Flight {
+    name: String,
+    n_ctx: u32,
+    waiters: AtomicUsize,
+    done: watch::Receiver<Option<Result<(), ModelError>>>,
+}
+
+/// A job's hold on a model. Dropping it gives the model back.
+pub struct Lease {
+    store: Arc<Inner>,
+    id: shelf::Id,
+    name: String,
+    model: Model,
+    n_ctx: u32,
+}
+
+impl std::fmt::Debug for ModelStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelStore").finish_non_exhaustive()
+    }
+}
+
+impl ModelStore {
+    /// A store that has loaded nothing.
+    pub fn new(config: StoreConfig, progress: LoadProgress) -> Self {
+        let state = State {
+            shelf: Shelf::new(config.settings.max_loaded),
+            flight: None,
+        };
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                progress,
+                began: Instant::now(),
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// The model of a request, loaded if it is not. Dropping the future gives
+    /// up; a load that nobody else waits for is then aborted.
+    ///
+    /// # Errors
+    /// [`ModelError`] says why there is no such model.
+    pub async fn acquire(&self, choice: &InitOptions) -> Result<Lease, ModelError> {
+        let name = match &choice.model {
+            Some(name) => name.clone(),
+            None => self.only_model().await?,
+        };
+        check_model_name(&name).map_err(ModelError::Name)?;
+        let (wanted, usual) = (choice.ctx_size, self.inner.config.ctx_size);
+        let max = self.inner.config.settings.max_ctx_size;
+        if max > 0 && wanted > max {
+            return Err(ModelError::CtxSize { wanted, limit: max });
+        }
+        if max == 0 && wanted > usual {
+            // The limit is what the model was trained with, which only a loaded
+            // model tells. A context that is never useful must not be
+            // allocated just because a client asks for it.
+            let lease = self.acquire_with(&name, usual).await?;
+            let limit = lease.model.info().n_ctx_train.max(usual);
+            if wanted > limit {
+                return Err(ModelError::CtxSize { wanted, limit });
+            }
+        }
+        let mut lease = self.acquire_with(&name, wanted.max(usual)).await?;
+        lease.n_ctx = wanted;
+        Ok(lease)
+    }
+
+    /// A model that is loaded just now.
+    pub fn loaded(&self, name: &str) -> Option<Model> {
+        self.inner.lock().shelf.get(name)
+    }
+
+    /// Lets go of all models; those in use leave memory with their last lease.
+    pub fn release_all(&self) {
+        let released = self.inner.lock().shelf.retire_all();
+        drop_elsewhere(released);
+    }
+
+    async fn only_model(&self) -> Result<String, ModelError> {
+        let settings = &self.inner.config.settings;
+        let (dir, follow_links) = (settings.dir.clone(), settings.follow_links);
+        let listed = tokio::task::spawn_blocking(move || dir::list(&dir, follow_links)).await;
+        let unreadable = |cause: String| ModelError::Unreadable {
+            name: String::new(),
+            cause,
+        };
+        let names = listed
+            .map_err(|error| unreadable(error.to_string()))?
+            .map_err(|error| unreadable(error.to_string()))?;
+        match <[String; 1]>::try_from(names) {
+            Ok([name]) => Ok(name),
+            Err(_) => Err(ModelError::NoneNamed),
+        }
+    }
+
+    async fn acquire_with(&self, name: &str, n_ctx: u32) -> Result<Lease, ModelError> {
+        loop {
+            let (flight, is_same) = {
+                let mut state = self.inner.lock();
+                let now = self.inner.began.elapsed();
+                if let Some((id, model, released)) = state.shelf.lease(now, name, n_ctx) {
+                    drop_elsewhere(released);
+                    return Ok(Lease {
+                        store: Arc::clone(&self.inner),
+                        id,
+                        name: name.to_owned(),
+                        model,
+                        n_ctx,
+                    });
+                }
+                match &state.flight {
+                    Some(flight) => {
+                        let is_same = flight.name == name && flight.n_ctx >= n_ctx;
+                        // Whoever waits for another model does not keep it
+                        // loading: only those that want it count.
+                        if is_same {
+                            flight.waiters.fetch_add(1, Ordering::Relaxed);
+                        }
+                        (Arc::clone(flight), is_same)
+                    }
+                    None => {
+                        let flight = self.take_off(name, n_ctx);
+                        state.flight = Some(Arc::clone(&flight));
+                        (flight, true)
+                    }
+                }
+            };
+            let guard = is_same.then(|| Waiting(Arc::clone(&flight)));
+            let mut done = flight.done.clone();
+            let result = done.wait_for(Option::is_some).await.map(|result| (*result).clone());
+            drop(guard);
+            match result {
+                // Loaded, or another model's load is over: look again.
+                Ok(Some(Err(error))) if is_same && !error.is_aborted() => return Err(error),
+                Ok(_) => {}
+                Err(_) => {
+                    return Err(ModelError::Panicked {
+                        name: name.to_owned(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Starts a load in the background. Its end is told to all who wait after
+    /// the state has been brought up to date.
+    fn take_off(&self, name: &str, n_ctx: u32) -> Arc<Flight> {
+        let (sender, done) = watch::channel(None);
+        let flight = Arc::new(Flight {
+            name: name.to_owned(),
+            n_ctx,
+            waiters: AtomicUsize::new(1),
+            done,
+        });
+        let inner = Arc::clone(&self.inner);
+        let name = name.to_owned();
+        let watched = Arc::clone(&flight);
+        tokio::spawn(async move {
+            let loading = {
+                let (inner, name) = (Arc::clone(&inner), name.clone());
+                tokio::task::spawn_blocking(move || inner.load(&name, n_ctx, &watched))
+            };
+            let result = loading
+                .await
+                .unwrap_or_else(|_| Err(ModelError::Panicked { name: name.clone() }));
+            let result = {
+                let mut state = inner.lock();
+                state.flight = None;
+                result.map(|model| {
+                    // As asked for, even if the engine should have made it
+                    // smaller: looking for a larger one again would not end.
+                    let n_ctx = model.info().n_ctx.max(n_ctx);
+                    let now = inner.began.elapsed();
+                    drop_elsewhere(state.shelf.admit(now, &name, n_ctx, model));
+                })
+            };
+            sender.send_replace(Some(result));
+        });
+        flight
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads a file. Blocks.
+    fn load(&self, name: &str, n_ctx: u32, flight: &Arc<Flight>) -> Result<Model, ModelError> {
+        let settings = &self.config.settings;
+        let path = dir::find(&settings.dir, name, settings.follow_links).ok_or_else(|| {
+            ModelError::NotListed {
+                name: name.to_owned(),
+            }
+        })?;
+        let model = name.to_owned();
+        (self.progress)(LoadEvent::Started {
+            model: model.clone(),
+        });
+        tracing::info!(model = name, n_ctx, "loading model");
+        let began = Instant::now();
+        let (progress, flight) = (Arc::clone(&self.progress), Arc::clone(flight));
+        let on_progress = {
+            let model = model.clone();
+            move |fraction: f32| {
+                progress(LoadEvent::Progress {
+                    model: model.clone(),
+                    fraction,
+                });
+                flight.waiters.load(Ordering::Relaxed) > 0
+            }
+        };
+        match Model::load(self.model_config(name, path, n_ctx), on_progress) {
+            Ok(loaded) => {
+                let took = began.elapsed();
+                (self.progress)(LoadEvent::Finished { model, took });
+                tracing::info!(
+                    model = name,
+                    n_ctx = loaded.info().n_ctx,
+                    took_ms = took.as_millis() as u64,
+                    description = %loaded.info().description,
+                    "model loaded"
+                );
+                Ok(loaded)
+            }
+            Err(cause) => {
+                (self.progress)(LoadEvent::Failed { model });
+                tracing::warn!(model = name, %cause, "model cannot be loaded");
+                Err(ModelError::Load {
+                    name: name.to_owned(),
+                    cause: Arc::new(cause),
+                })
+            }
+        }
+    }
+
+    fn model_config(&self, name: &str, path: PathBuf, n_ctx: u32) -> ModelConfig {
+        let settings = &self.config.settings;
+        ModelConfig {
+            name: name.to_owned(),
+            path,
+            n_ctx,
+            slots: self.config.slots,
+            threads: settings.threads,
+            // A step must have room for a token of each job.
+            n_batch: settings.n_batch.max(self.config.slots),
+            gpu_layers: settings.gpu_layers,
+            use_mmap: settings.use_mmap,
+            use_mlock: settings.use_mlock,
+            ..ModelConfig::default()
+        }
+    }
+}
+
+impl ModelError {
+    /// Whether the load ended because nobody waited; who came later tries anew.
+    fn is_aborted(&self) -> bool {
+        matches!(self, Self::Load { cause, .. } if matches!(**cause, LoadError::Aborted))
+    }
+}
+
+/// Counts as waiting for a load until dropped.
+struct Waiting(Arc<Flight>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lease {
+    /// The model's name, as requests use it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The context limit of the job that holds the lease, in tokens.
+    pub fn n_ctx(&self) -> u32 {
+        self.n_ctx
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let released = self.store.lock().shelf.give_back(self.id);
+        drop_elsewhere(released);
+    }
+}
+
+/// Frees models on a thread that may block: the engine thread is waited for and
+/// gigabytes are unmapped.
+fn drop_elsewhere(models: Vec<Model>) {
+    if models.is_empty() {
+        return;
+    }
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(models))),
+        Err(_) => drop(models),
+    }
+}

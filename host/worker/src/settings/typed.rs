@@ -1,0 +1,349 @@
+//! From checked JSON values to [`Settings`], and the rules that concern several
+//! settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use llamero_hooks::PluginSettings;
+use llamero_protocol::{OptionDefaults, check_subject_pattern};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::layers::{self, Layered, Layers, is_secret};
+use super::nats::{self, NatsAuth, NatsSettings, Urls};
+use super::source::{Flags, Origin, Problem, Problems, Source};
+use super::spec::{self, Kind};
+use super::{
+    AnswerSettings, Effective, HookSettings, JobSettings, LogFormat, LogSettings, ModelSettings,
+    Settings, plugins,
+};
+
+const REDACTED: &str = "[redacted]";
+
+pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
+    let specs = spec::all();
+    let layers = layers::read(&specs, source, flags);
+    let mut reader = Reader {
+        problems: Vec::new(),
+        layers: &layers,
+    };
+
+    reader.driver();
+    let nats = reader.nats();
+    let options = reader.options();
+    let stream_subjects = reader.stream_subjects();
+    let origin = layers.file.clone().map_or(Origin::Default, Origin::File);
+    let tables = plugins::read(&layers.plugins, &origin, source, &mut reader.problems);
+    let hooks = reader.hooks(source, tables);
+    let settings = Settings {
+        nats,
+        models: reader.models(),
+        jobs: JobSettings {
+            slots: reader.u32("slots"),
+            queue: reader.usize("queue"),
+            allow_grammar: reader.bool("allow_grammar"),
+            shutdown_grace: reader.duration("shutdown_grace"),
+        },
+        answers: AnswerSettings {
+            extras: reader.bool("response_extras"),
+            ack_delay: Duration::from_millis(reader.u64("ack_delay_ms")),
+            flush_interval: Duration::from_millis(reader.u64("flush_interval_ms")),
+            flush_bytes: reader.usize("flush_bytes"),
+            stream_subjects,
+        },
+        hooks,
+        options,
+        log: LogSettings {
+            filter: reader.text("log"),
+            format: match reader.text("log_format").as_str() {
+                "json" => LogFormat::Json,
+                _ => LogFormat::Text,
+            },
+        },
+        effective: specs
+            .iter()
+            .map(|spec| effective(&layers.settings[spec.name]))
+            .collect(),
+    };
+
+    let late = std::mem::take(&mut reader.problems);
+    let mut problems = layers.problems;
+    problems.extend(late);
+    if problems.is_empty() {
+        Ok(settings)
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// Values by name. Every name that is asked for stands in the table and every
+/// value has been checked, so the fallbacks below are never used; a test reads
+/// all of them.
+struct Reader<'a> {
+    layers: &'a Layers,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn get(&self, name: &str) -> Option<&Layered> {
+        let found = self.layers.settings.get(name);
+        debug_assert!(found.is_some(), "{name} is not in the table");
+        found
+    }
+
+    fn text(&self, name: &str) -> String {
+        let value = self.get(name).and_then(|layered| layered.value.as_str());
+        value.unwrap_or_default().to_owned()
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.text(name))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    }
+
+    fn bool(&self, name: &str) -> bool {
+        let value = self.get(name).and_then(|layered| layered.value.as_bool());
+        value.unwrap_or_default()
+    }
+
+    fn u64(&self, name: &str) -> u64 {
+        let value = self.get(name).and_then(|layered| layered.value.as_u64());
+        value.unwrap_or_default()
+    }
+
+    fn u32(&self, name: &str) -> u32 {
+        u32::try_from(self.u64(name)).unwrap_or(u32::MAX)
+    }
+
+    fn usize(&self, name: &str) -> usize {
+        usize::try_from(self.u64(name)).unwrap_or(usize::MAX)
+    }
+
+    fn duration(&self, name: &str) -> Duration {
+        let value = self.get(name).and_then(|layered| layered.value.as_f64());
+        Duration::from_secs_f64(value.unwrap_or_default())
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        let items = self.get(name).and_then(|layered| layered.value.as_array());
+        let texts = items.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect()
+    }
+
+    fn origin(&self, name: &str) -> Origin {
+        self.get(name)
+            .map_or(Origin::Default, |layered| layered.origin.clone())
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|layered| layered.value != layered.spec.default.to_value())
+    }
+
+    fn problem(&mut self, key: &str, reason: impl Into<String>) {
+        self.problems.push(Problem {
+            key: key.into(),
+            origin: self.origin(key),
+            reason: reason.into(),
+        });
+    }
+
+    fn driver(&mut self) {
+        if self.text("type") != "llama" {
+            // The text is that of the Go program.
+            self.problem("type", "llm_type not found: the only driver is llama");
+        }
+    }
+
+    fn nats(&mut self) -> NatsSettings {
+        let urls = nats::parse_urls(&self.text("nats_url")).unwrap_or_else(|reason| {
+            self.problem("nats_url", reason);
+            Urls {
+                servers: Vec::new(),
+                auth: None,
+            }
+        });
+        let subject = self.text("nats_worker_subject");
+        if let Err(reason) = check_plain_subject(&subject) {
+            self.problem("nats_worker_subject", reason);
+        }
+        let inbox_prefix = self.text("nats_inbox_prefix");
+        if let Err(reason) = check_plain_subject(&inbox_prefix) {
+            self.problem("nats_inbox_prefix", reason);
+        }
+        let client_cert = match (self.path("nats_cert"), self.path("nats_key")) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.problem("nats_cert", "needs nats_key as well");
+                None
+            }
+            (None, Some(_)) => {
+                self.problem("nats_key", "needs nats_cert as well");
+                None
+            }
+        };
+        NatsSettings {
+            servers: urls.servers,
+            subject,
+            client_name: self.text("nats_client_name"),
+            auth: self.nats_auth(urls.auth),
+            ca: self.path("nats_ca"),
+            client_cert,
+            require_tls: self.bool("nats_tls"),
+            tls_first: self.bool("nats_tls_first"),
+            inbox_prefix,
+        }
+    }
+
+    /// The one way of authenticating that is configured.
+    fn nats_auth(&mut self, from_url: Option<NatsAuth>) -> NatsAuth {
+        let mut ways: Vec<(&str, NatsAuth)> = Vec::new();
+        if let Some(auth) = from_url {
+            ways.push(("nats_url", auth));
+        }
+        if let Some(path) = self.path("nats_nk") {
+            ways.push(("nats_nk", NatsAuth::NkeyFile(path)));
+        }
+        if let Some(path) = self.path("nats_creds") {
+            ways.push(("nats_creds", NatsAuth::CredentialsFile(path)));
+        }
+        if self.is_set("nats_token") {
+            let token = SecretString::from(self.text("nats_token"));
+            ways.push(("nats_token", NatsAuth::Token(token)));
+        }
+        match (self.is_set("nats_user"), self.is_set("nats_password")) {
+            (true, true) => {
+                let password = SecretString::from(self.text("nats_password"));
+                let auth = NatsAuth::UserPassword(self.text("nats_user"), password);
+                ways.push(("nats_user", auth));
+            }
+            (true, false) => self.problem("nats_user", "needs nats_password as well"),
+            (false, true) => self.problem("nats_password", "needs nats_user as well"),
+            (false, false) => {}
+        }
+        if ways.len() > 1 {
+            let names: Vec<&str> = ways.iter().map(|(name, _)| *name).collect();
+            let reason = format!(
+                "only one way of authenticating can be used, but there are {}",
+                names.join(", ")
+            );
+            self.problem(names[1], reason);
+        }
+        ways.into_iter().next().map_or(NatsAuth::None, |(_, auth)| auth)
+    }
+
+    fn options(&mut self) -> OptionDefaults {
+        let configured: Vec<(&str, Value)> = self
+            .layers
+            .settings
+            .values()
+            .filter(|layered| matches!(layered.spec.kind, Kind::RequestOption(_)))
+            .filter(|layered| layered.origin != Origin::Default)
+            .map(|layered| (layered.spec.name, layered.value.clone()))
+            .collect();
+        OptionDefaults::new(configured).unwrap_or_else(|errors| {
+            for error in errors {
+                self.problem(&error.name, error.reason);
+            }
+            OptionDefaults::default()
+        })
+    }
+
+    fn stream_subjects(&mut self) -> Vec<String> {
+        let subjects = self.texts("stream_subjects");
+        for subject in &subjects {
+            if let Err(reason) = check_subject_pattern(subject) {
+                self.problem("stream_subjects", format!("{subject:?} {reason}"));
+            }
+        }
+        subjects
+    }
+
+    fn models(&self) -> ModelSettings {
+        ModelSettings {
+            dir: self.path("dir").unwrap_or_else(|| PathBuf::from(".")),
+            follow_links: self.bool("follow_links"),
+            max_ctx_size: self.u32("max_ctx_size"),
+            max_loaded: self.usize("max_loaded_models"),
+            preload: self.bool("preload"),
+            threads: self.u32("threads"),
+            gpu_layers: self.u32("gpu_layers"),
+            n_batch: self.u32("n_batch"),
+            use_mmap: self.bool("use_mmap"),
+            use_mlock: self.bool("use_mlock"),
+        }
+    }
+
+    fn hooks(
+        &self,
+        source: &dyn Source,
+        plugins: std::collections::BTreeMap<String, PluginSettings>,
+    ) -> HookSettings {
+        HookSettings {
+            dir: self.path("hooks_dir"),
+            cache_dir: self.path("hooks_cache_dir").or_else(|| user_cache(source)),
+            limits: plugins::global_limits(|name| self.u64(name)),
+            concurrency: self.usize("hook_concurrency"),
+            instances: self.u32("hook_instances"),
+            threads: self.usize("hook_threads"),
+            max_component_bytes: self.u64("hook_max_component_bytes"),
+            max_plugins: self.usize("hook_max_plugins"),
+            trial_wall: self.duration("hook_trial_wall"),
+            headers: self.texts("hook_headers"),
+            log_text: self.bool("log_hook_text"),
+            plugins,
+        }
+    }
+}
+
+/// A subject to subscribe to or to build subjects from: no wildcards.
+fn check_plain_subject(subject: &str) -> Result<(), String> {
+    if subject.is_empty() {
+        return Err("must not be empty".into());
+    }
+    if subject.contains(['*', '>']) {
+        return Err("must not contain wildcards".into());
+    }
+    if subject.starts_with('$') {
+        return Err("must not start with $".into());
+    }
+    check_subject_pattern(subject)
+}
+
+/// `llamero/hooks` in the user's cache folder, by the XDG rules.
+fn user_cache(source: &dyn Source) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        source
+            .variable(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("llamero").join("hooks"))
+}
+
+fn effective(layered: &Layered) -> Effective {
+    let Layered {
+        spec,
+        value,
+        origin,
+    } = layered;
+    let value = match value {
+        Value::String(text) if is_secret(spec.kind) && !text.is_empty() => REDACTED.into(),
+        Value::String(text) if spec.name == "nats_url" => nats::redact_urls(text).into(),
+        value => value.clone(),
+    };
+    Effective {
+        name: spec.name.into(),
+        use_text: spec.help.into(),
+        value,
+        default: spec.default.to_value(),
+        origin: origin.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,463 @@
+//! The job table: which job runs, waits, is refused, is cancelled, and when an
+//! interrupt is answered.
+//!
+//! It is a plain value. [`JobTable::step`] takes one event with the time at
+//! which it happened and gives back what is to be done; it knows no NATS, starts
+//! no task and reads no clock. One task owns it ([`crate::dispatch`]), carries
+//! the actions out and reports what became of them as further events. What a job
+//! does while it runs is [`crate::job`]'s business.
+//!
+//! ```text
+//!                                   Predict
+//!                                      │
+//!          ┌──────────────┬────────────┴──┬───────────────────┐
+//!    no room│  draining or │     a slot is │        a place is │
+//!          │  overtaken by│     free      │        free       │
+//!          │  interrupt   │               │                   ▼
+//!          ▼              ▼               │              ┌─────────┐
+//!     Refuse(Busy)  Refuse(ShuttingDown,  │   Start      │ Waiting │
+//!                      Interrupted)       │◀─────────────┤  FIFO   │
+//!                                         ▼  a slot is   └────┬────┘
+//!                                   ┌─────────┐ free          │ Interrupt: Refuse(Interrupted)
+//!    Interrupt, end of the grace:   │ Running │               │ Drain:     Refuse(ShuttingDown)
+//!    Cancel, the state stays ──────▶│ (slots) │               │
+//!                                   └────┬────┘               │
+//!                             Generated  │                    │
+//!                             (slot free)▼                    ▼
+//!                                   ┌─────────────────────────────┐   Ended    gone, remembered
+//!                                   │ Closing: last message is on │──────────▶ for 30 s
+//!                                   │ its way                     │
+//!                                   └─────────────────────────────┘
+//!
+//!    Serving ──Drain──▶ Draining ──grace over──▶ Expired
+//!                          └──── no job left ───────┴──▶ Drained
+//! ```
+//!
+//! The happy way: `Predict` starts a job or lets it wait, `Generated` frees its
+//! slot as soon as nothing is computed for it any more, `Ended` says that its
+//! last message has left. `Ended` alone, without `Generated`, is as good.
+//!
+//! An interrupt meets every job of its id. It is answered when the last of them
+//! has ended, so that the client has the job's error before the interrupt's
+//! answer, and at the latest after [`Limits::interrupt_wait`]. One that meets no
+//! job is answered at once; it may have overtaken its predict, so it leaves a
+//! mark.
+
+mod recent;
+
+#[cfg(test)]
+mod model_test;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use recent::Recent;
+
+/// A moment, as the time since the worker's start.
+pub type Time = Duration;
+
+/// A client's name of a job. Several jobs may share one.
+pub type JobName = Arc<str>;
+
+/// The worker's own number of one predict; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// The worker's own number of one interrupt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterruptId(pub u64);
+
+/// Bounds and times of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Jobs that run at once.
+    pub slots: usize,
+    /// Jobs that may wait.
+    pub queue: usize,
+    /// How long an interrupt waits for its jobs to end; protocol.md 6: 500 ms,
+    /// because the Go client gives up after one second.
+    pub interrupt_wait: Duration,
+    /// How long a job that ended is still known to interrupts: 30 s.
+    pub ended_for: Duration,
+    /// How long an interrupt without a job is remembered: 5 s.
+    pub mark_for: Duration,
+    /// How long jobs may take to stop once the grace is over.
+    pub cancel_allowance: Duration,
+    /// Most ended jobs, and most marks, that are remembered; the oldest go
+    /// first. With names of at most 1 KiB this bounds both to 4 MiB.
+    pub remembered: usize,
+    /// Most interrupts that wait; a further one is answered at once.
+    pub interrupts: usize,
+}
+
+impl Limits {
+    /// The times of the protocol with these numbers of jobs.
+    pub fn new(slots: usize, queue: usize) -> Self {
+        Self {
+            slots,
+            queue,
+            interrupt_wait: Duration::from_millis(500),
+            ended_for: Duration::from_secs(30),
+            mark_for: Duration::from_secs(5),
+            cancel_allowance: Duration::from_secs(2),
+            remembered: 4096,
+            interrupts: 1024,
+        }
+    }
+}
+
+/// Whether an interrupt that finds no job leaves a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It may have overtaken its predict.
+    Leave,
+    /// Its predict is in the same message and must not be hit by it.
+    Omit,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A predict arrived.
+    Predict {
+        /// The client's name of it.
+        job: JobName,
+        /// The worker's number of it.
+        ticket: Ticket,
+    },
+    /// An interrupt arrived.
+    Interrupt {
+        /// The jobs it means.
+        job: JobName,
+        /// The worker's number of it.
+        id: InterruptId,
+        /// What to do if there is no such job.
+        mark: Mark,
+    },
+    /// Nothing is computed for this job any more, but messages may be on their
+    /// way.
+    Generated(Ticket),
+    /// The job's last message has left. For refused jobs too.
+    Ended(Ticket),
+    /// The worker was told to stop; running jobs get this much time.
+    Drain {
+        /// From now to the cancelling of what still runs.
+        grace: Duration,
+    },
+    /// Nothing but time has passed.
+    Tick,
+}
+
+/// Why a job is not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No slot and no place in the queue.
+    Busy,
+    /// The worker is stopping.
+    ShuttingDown,
+    /// An interrupt came before it ran.
+    Interrupted,
+}
+
+/// What an interrupt is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Its jobs have ended, or have been told to.
+    Yes,
+    /// There is no such job.
+    No,
+}
+
+/// How the last jobs ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// By themselves.
+    InGrace,
+    /// Some had to be cancelled.
+    GraceRanOut,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Run this job.
+    Start(Ticket),
+    /// Send this job its error, then report [`Event::Ended`].
+    Refuse(Ticket, Refusal),
+    /// Stop this running job; it ends with the error of an interruption.
+    Cancel(Ticket),
+    /// Answer this interrupt.
+    Answer(InterruptId, Found),
+    /// No job is left and none will come.
+    Drained(Drained),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running { cancelled: bool },
+    Closing,
+}
+
+#[derive(Debug)]
+struct Entry {
+    job: JobName,
+    state: State,
+}
+
+#[derive(Debug)]
+struct PendingInterrupt {
+    id: InterruptId,
+    /// Jobs whose end is waited for.
+    tickets: BTreeSet<Ticket>,
+    deadline: Time,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining { deadline: Time },
+    Expired { give_up: Time },
+    Drained,
+}
+
+/// All jobs of a worker. See the module's head.
+#[derive(Debug)]
+pub struct JobTable {
+    limits: Limits,
+    phase: Phase,
+    entries: BTreeMap<Ticket, Entry>,
+    waiting: VecDeque<Ticket>,
+    running: usize,
+    interrupts: VecDeque<PendingInterrupt>,
+    ended: Recent,
+    marks: Recent,
+}
+
+impl JobTable {
+    /// An empty table.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            phase: Phase::Serving,
+            entries: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            running: 0,
+            interrupts: VecDeque::new(),
+            ended: Recent::new(limits.ended_for, limits.remembered),
+            marks: Recent::new(limits.mark_for, limits.remembered),
+        }
+    }
+
+    /// How many jobs run.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// How many jobs wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// When [`Event::Tick`] is due at the latest, if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let phase = match self.phase {
+            Phase::Draining { deadline } => Some(deadline),
+            Phase::Expired { give_up } => Some(give_up),
+            Phase::Serving | Phase::Drained => None,
+        };
+        // Interrupts all wait for the same time, so the first is the next.
+        let interrupt = self.interrupts.front().map(|pending| pending.deadline);
+        phase.into_iter().chain(interrupt).min()
+    }
+
+    /// Takes one event and says what follows from it. `now` never goes back.
+    pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.ended.expire(now);
+        self.marks.expire(now);
+        match event {
+            Event::Predict { job, ticket } => self.predict(now, job, ticket, &mut actions),
+            Event::Interrupt { job, id, mark } => {
+                self.interrupt(now, job, id, mark, &mut actions);
+            }
+            Event::Generated(ticket) => self.generated(ticket),
+            Event::Ended(ticket) => self.end(now, ticket, &mut actions),
+            Event::Drain { grace } => self.drain(now, grace, &mut actions),
+            Event::Tick => {}
+        }
+        self.overdue(now, &mut actions);
+        self.fill_slots(&mut actions);
+        self.check_drained(&mut actions);
+        actions
+    }
+
+    fn predict(&mut self, now: Time, job: JobName, ticket: Ticket, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Serving {
+            actions.push(Action::Refuse(ticket, Refusal::ShuttingDown));
+        } else if self.marks.contains(&job) {
+            actions.push(Action::Refuse(ticket, Refusal::Interrupted));
+            self.ended.insert(now, job);
+        } else if self.running < self.limits.slots || self.waiting.len() < self.limits.queue {
+            // A job for a free slot passes through the queue as well: it is
+            // empty then, and `fill_slots` takes the job out at once.
+            let state = State::Waiting;
+            self.entries.insert(ticket, Entry { job, state });
+            self.waiting.push_back(ticket);
+        } else {
+            actions.push(Action::Refuse(ticket, Refusal::Busy));
+        }
+    }
+
+    fn interrupt(
+        &mut self,
+        now: Time,
+        job: JobName,
+        id: InterruptId,
+        mark: Mark,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut tickets = BTreeSet::new();
+        for (ticket, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.job == job) {
+            tickets.insert(*ticket);
+            match &mut entry.state {
+                State::Waiting => {
+                    entry.state = State::Closing;
+                    actions.push(Action::Refuse(*ticket, Refusal::Interrupted));
+                }
+                State::Running { cancelled } => {
+                    if !std::mem::replace(cancelled, true) {
+                        actions.push(Action::Cancel(*ticket));
+                    }
+                }
+                State::Closing => {}
+            }
+        }
+        self.waiting.retain(|ticket| !tickets.contains(ticket));
+
+        if tickets.is_empty() {
+            let found = if self.ended.contains(&job) {
+                Found::Yes
+            } else {
+                if mark == Mark::Leave {
+                    self.marks.insert(now, job);
+                }
+                Found::No
+            };
+            actions.push(Action::Answer(id, found));
+        } else if self.interrupts.len() < self.limits.interrupts {
+            self.interrupts.push_back(PendingInterrupt {
+                id,
+                tickets,
+                deadline: now + self.limits.interrupt_wait,
+            });
+        } else {
+            actions.push(Action::Answer(id, Found::Yes));
+        }
+    }
+
+    fn generated(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.entries.get_mut(&ticket)
+            && let State::Running { .. } = entry.state
+        {
+            entry.state = State::Closing;
+            self.running -= 1;
+        }
+    }
+
+    fn end(&mut self, now: Time, ticket: Ticket, actions: &mut Vec<Action>) {
+        // Refused jobs that were never let in are not known here.
+        let Some(entry) = self.entries.remove(&ticket) else {
+            return;
+        };
+        match entry.state {
+            State::Running { .. } => self.running -= 1,
+            // Not reported for a waiting job, but harmless.
+            State::Waiting => self.waiting.retain(|waiting| *waiting != ticket),
+            State::Closing => {}
+        }
+        self.ended.insert(now, entry.job);
+        self.interrupts.retain_mut(|pending| {
+            if pending.tickets.remove(&ticket) && pending.tickets.is_empty() {
+                actions.push(Action::Answer(pending.id, Found::Yes));
+                return false;
+            }
+            true
+        });
+    }
+
+    fn drain(&mut self, now: Time, grace: Duration, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        self.phase = Phase::Draining {
+            deadline: now + grace,
+        };
+        for ticket in self.waiting.drain(..) {
+            if let Some(entry) = self.entries.get_mut(&ticket) {
+                entry.state = State::Closing;
+            }
+            actions.push(Action::Refuse(ticket, Refusal::ShuttingDown));
+        }
+    }
+
+    /// What only time brings about.
+    fn overdue(&mut self, now: Time, actions: &mut Vec<Action>) {
+        while let Some(pending) = self.interrupts.front()
+            && pending.deadline <= now
+        {
+            actions.push(Action::Answer(pending.id, Found::Yes));
+            self.interrupts.pop_front();
+        }
+        if let Phase::Draining { deadline } = self.phase
+            && deadline <= now
+            && !self.entries.is_empty()
+        {
+            self.phase = Phase::Expired {
+                give_up: now + self.limits.cancel_allowance,
+            };
+            for (ticket, entry) in &mut self.entries {
+                if let State::Running { cancelled } = &mut entry.state
+                    && !std::mem::replace(cancelled, true)
+                {
+                    actions.push(Action::Cancel(*ticket));
+                }
+            }
+        }
+        if let Phase::Expired { give_up } = self.phase
+            && give_up <= now
+            && !self.entries.is_empty()
+        {
+            self.phase = Phase::Drained;
+            actions.push(Action::Drained(Drained::GraceRanOut));
+        }
+    }
+
+    fn fill_slots(&mut self, actions: &mut Vec<Action>) {
+        while self.running < self.limits.slots
+            && let Some(ticket) = self.waiting.pop_front()
+        {
+            if let Some(entry) = self.entries.get_mut(&ticket) {
+                entry.state = State::Running { cancelled: false };
+                self.running += 1;
+                actions.push(Action::Start(ticket));
+            }
+        }
+    }
+
+    fn check_drained(&mut self, actions: &mut Vec<Action>) {
+        if !self.entries.is_empty() {
+            return;
+        }
+        let drained = match self.phase {
+            Phase::Draining { .. } => Drained::InGrace,
+            Phase::Expired { .. } => Drained::GraceRanOut,
+            Phase::Serving | Phase::Drained => return,
+        };
+        self.phase = Phase::Drained;
+        actions.push(Action::Drained(drained));
+    }
+}

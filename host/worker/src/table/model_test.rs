@@ -1,0 +1,389 @@
+//! Random runs of the table against a plain model of the rules.
+//!
+//! The model keeps complete, unordered lists and works everything out anew at
+//! each step; it shares no data structure with the table.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What the test does next. Numbers are picked out of what exists.
+#[derive(Debug, Clone)]
+enum Op {
+    Predict(u8),
+    Interrupt(u8, bool),
+    Generated(usize),
+    Ended(usize),
+    Drain(u16),
+    Wait(u16),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0u8..5).prop_map(Op::Predict),
+        3 => ((0u8..5), any::<bool>()).prop_map(|(job, mark)| Op::Interrupt(job, mark)),
+        3 => any::<usize>().prop_map(Op::Generated),
+        6 => any::<usize>().prop_map(Op::Ended),
+        1 => (0u16..3000).prop_map(Op::Drain),
+        4 => (0u16..3000).prop_map(Op::Wait),
+    ]
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ModelState {
+    Waiting,
+    Running,
+    Cancelled,
+    Closing,
+    Gone,
+}
+
+#[derive(Debug)]
+struct ModelJob {
+    name: String,
+    state: ModelState,
+    ended_at: Option<Time>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    now: Time,
+    jobs: BTreeMap<u64, ModelJob>,
+    marks: Vec<(String, Time)>,
+    /// Interrupts without an answer: jobs waited for, deadline.
+    pending: BTreeMap<u64, (Vec<u64>, Time)>,
+    drain_deadline: Option<Time>,
+    drained: bool,
+    /// Arrival order of admitted jobs that have not started or been refused.
+    fifo: Vec<u64>,
+}
+
+impl Model {
+    fn count(&self, states: &[ModelState]) -> usize {
+        let jobs = self.jobs.values();
+        jobs.filter(|job| states.contains(&job.state)).count()
+    }
+
+    fn running(&self) -> usize {
+        self.count(&[ModelState::Running, ModelState::Cancelled])
+    }
+
+    fn pick(&self, states: &[ModelState], index: usize) -> Option<u64> {
+        let tickets: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| states.contains(&job.state))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        (!tickets.is_empty()).then(|| tickets[index % tickets.len()])
+    }
+
+    fn is_marked(&self, name: &str) -> bool {
+        self.marks
+            .iter()
+            .any(|(marked, at)| marked == name && self.now < *at + Duration::from_secs(5))
+    }
+
+    fn ended_lately(&self, name: &str) -> bool {
+        self.jobs.values().any(|job| {
+            job.name == name
+                && job
+                    .ended_at
+                    .is_some_and(|at| self.now < at + Duration::from_secs(30))
+        })
+    }
+}
+
+/// One run: the table, the model, and what must hold for every action.
+struct Run {
+    table: JobTable,
+    model: Model,
+    slots: usize,
+    queue: usize,
+    next: u64,
+}
+
+impl Run {
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        self.table.step(self.model.now, event)
+    }
+
+    fn apply(&mut self, op: Op) -> Result<(), TestCaseError> {
+        match op {
+            Op::Predict(job) => self.predict(format!("job{job}")),
+            Op::Interrupt(job, mark) => self.interrupt(format!("job{job}"), mark),
+            Op::Generated(index) => {
+                let running = [ModelState::Running, ModelState::Cancelled];
+                let Some(ticket) = self.model.pick(&running, index) else {
+                    return Ok(());
+                };
+                self.set(ticket, ModelState::Closing);
+                let actions = self.step(Event::Generated(Ticket(ticket)));
+                self.follow(&actions)
+            }
+            Op::Ended(index) => {
+                let alive = [
+                    ModelState::Running,
+                    ModelState::Cancelled,
+                    ModelState::Closing,
+                ];
+                let Some(ticket) = self.model.pick(&alive, index) else {
+                    return Ok(());
+                };
+                self.set(ticket, ModelState::Gone);
+                let now = self.model.now;
+                if let Some(job) = self.model.jobs.get_mut(&ticket) {
+                    job.ended_at = Some(now);
+                }
+                let actions = self.step(Event::Ended(Ticket(ticket)));
+                self.follow(&actions)
+            }
+            Op::Drain(grace) => {
+                let grace = Duration::from_millis(grace.into());
+                let first = self.model.drain_deadline.is_none();
+                if first {
+                    self.model.drain_deadline = Some(self.model.now + grace);
+                }
+                let actions = self.step(Event::Drain { grace });
+                if first {
+                    // Everything that waited is refused in this very step.
+                    let refused: Vec<u64> = refused(&actions, Refusal::ShuttingDown);
+                    prop_assert_eq!(&refused, &self.model.fifo);
+                }
+                self.follow(&actions)
+            }
+            Op::Wait(millis) => {
+                self.model.now += Duration::from_millis(millis.into());
+                let actions = self.step(Event::Tick);
+                self.follow(&actions)
+            }
+        }
+    }
+
+    fn set(&mut self, ticket: u64, state: ModelState) {
+        if let Some(job) = self.model.jobs.get_mut(&ticket) {
+            job.state = state;
+        }
+    }
+
+    fn predict(&mut self, name: String) -> Result<(), TestCaseError> {
+        self.next += 1;
+        let ticket = self.next;
+        let expected = if self.model.drain_deadline.is_some() {
+            Some(Refusal::ShuttingDown)
+        } else if self.model.is_marked(&name) {
+            Some(Refusal::Interrupted)
+        } else if self.model.running() < self.slots || self.model.fifo.len() < self.queue {
+            None
+        } else {
+            Some(Refusal::Busy)
+        };
+        let actions = self.step(Event::Predict {
+            job: name.as_str().into(),
+            ticket: Ticket(ticket),
+        });
+        let got = actions.iter().find_map(|action| match action {
+            Action::Refuse(Ticket(refused), refusal) if *refused == ticket => Some(*refusal),
+            _ => None,
+        });
+        prop_assert_eq!(got, expected);
+        let (state, ended_at) = match expected {
+            None => {
+                self.model.fifo.push(ticket);
+                (ModelState::Waiting, None)
+            }
+            Some(Refusal::Interrupted) => (ModelState::Gone, Some(self.model.now)),
+            Some(_) => (ModelState::Gone, None),
+        };
+        let job = ModelJob {
+            name,
+            state,
+            ended_at,
+        };
+        self.model.jobs.insert(ticket, job);
+        let own_refusal = |action: &Action| matches!(action, Action::Refuse(Ticket(t), _) if *t == ticket);
+        let rest: Vec<Action> = actions.into_iter().filter(|action| !own_refusal(action)).collect();
+        self.follow(&rest)
+    }
+
+    fn interrupt(&mut self, name: String, mark: bool) -> Result<(), TestCaseError> {
+        self.next += 1;
+        let id = self.next;
+        let hit: Vec<u64> = self
+            .model
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.name == name && job.state != ModelState::Gone)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        let known = self.model.ended_lately(&name);
+        let event = Event::Interrupt {
+            job: name.as_str().into(),
+            id: InterruptId(id),
+            mark: if mark { Mark::Leave } else { Mark::Omit },
+        };
+        let actions = self.step(event);
+        if hit.is_empty() {
+            let found = if known { Found::Yes } else { Found::No };
+            prop_assert!(actions.contains(&Action::Answer(InterruptId(id), found)));
+            if !known && mark {
+                self.model.marks.push((name, self.model.now));
+            }
+        } else {
+            let deadline = self.model.now + Duration::from_millis(500);
+            for ticket in &hit {
+                let state = self.model.jobs[ticket].state;
+                let refused = Action::Refuse(Ticket(*ticket), Refusal::Interrupted);
+                let cancelled = Action::Cancel(Ticket(*ticket));
+                prop_assert_eq!(actions.contains(&refused), state == ModelState::Waiting);
+                prop_assert_eq!(actions.contains(&cancelled), state == ModelState::Running);
+            }
+            self.model.pending.insert(id, (hit, deadline));
+        }
+        let own = Action::Answer(InterruptId(id), if known { Found::Yes } else { Found::No });
+        let rest: Vec<Action> = actions
+            .into_iter()
+            .filter(|action| self.model.pending.contains_key(&id) || *action != own)
+            .collect();
+        self.follow(&rest)
+    }
+
+    /// Carries actions into the model, checking each.
+    fn follow(&mut self, actions: &[Action]) -> Result<(), TestCaseError> {
+        let mut seen = Vec::new();
+        for action in actions {
+            prop_assert!(!seen.contains(action), "{action:?} twice in one step");
+            seen.push(*action);
+            match *action {
+                Action::Start(Ticket(ticket)) => {
+                    // First in, first out; nothing starts while draining.
+                    prop_assert_eq!(self.model.fifo.first(), Some(&ticket));
+                    prop_assert!(self.model.drain_deadline.is_none());
+                    self.model.fifo.remove(0);
+                    self.set(ticket, ModelState::Running);
+                }
+                Action::Refuse(Ticket(ticket), _) => {
+                    // Only waiting jobs; so a started or refused one never again.
+                    prop_assert_eq!(self.model.jobs[&ticket].state, ModelState::Waiting);
+                    self.model.fifo.retain(|waiting| *waiting != ticket);
+                    self.set(ticket, ModelState::Closing);
+                }
+                Action::Cancel(Ticket(ticket)) => {
+                    prop_assert_eq!(self.model.jobs[&ticket].state, ModelState::Running);
+                    self.set(ticket, ModelState::Cancelled);
+                }
+                Action::Answer(InterruptId(id), found) => {
+                    prop_assert_eq!(found, Found::Yes);
+                    let Some((jobs, deadline)) = self.model.pending.remove(&id) else {
+                        return Err(TestCaseError::fail(format!("{id} answered twice")));
+                    };
+                    let all_gone = jobs
+                        .iter()
+                        .all(|ticket| self.model.jobs[ticket].state == ModelState::Gone);
+                    prop_assert!(all_gone || deadline <= self.model.now);
+                }
+                Action::Drained(how) => {
+                    prop_assert!(!self.model.drained);
+                    self.model.drained = true;
+                    let deadline = self.model.drain_deadline.unwrap_or(Time::MAX);
+                    if how == Drained::GraceRanOut {
+                        prop_assert!(deadline <= self.model.now);
+                    } else {
+                        prop_assert_eq!(self.alive(), 0);
+                    }
+                }
+            }
+        }
+        self.invariants()
+    }
+
+    fn alive(&self) -> usize {
+        self.model.count(&[
+            ModelState::Waiting,
+            ModelState::Running,
+            ModelState::Cancelled,
+            ModelState::Closing,
+        ])
+    }
+
+    fn invariants(&self) -> Result<(), TestCaseError> {
+        let model = &self.model;
+        prop_assert!(model.running() <= self.slots);
+        prop_assert!(model.fifo.len() <= self.queue);
+        prop_assert_eq!(self.table.running(), model.running());
+        prop_assert_eq!(self.table.waiting(), model.fifo.len());
+        // No slot is free while somebody waits.
+        prop_assert!(model.fifo.is_empty() || model.running() == self.slots);
+        // No interrupt is overdue or waits for nothing.
+        for (jobs, deadline) in model.pending.values() {
+            prop_assert!(model.now < *deadline);
+            prop_assert!(jobs.iter().any(|ticket| model.jobs[ticket].state != ModelState::Gone));
+        }
+        if model.drain_deadline.is_some() && self.alive() == 0 {
+            prop_assert!(model.drained);
+        }
+        if model.drain_deadline.is_some_and(|deadline| deadline <= model.now) {
+            prop_assert_eq!(model.count(&[ModelState::Running]), 0);
+        }
+        if let Some(deadline) = self.table.next_deadline() {
+            prop_assert!(model.now < deadline);
+        }
+        Ok(())
+    }
+}
+
+fn refused(actions: &[Action], why: Refusal) -> Vec<u64> {
+    let refused = actions.iter().filter_map(|action| match action {
+        Action::Refuse(Ticket(ticket), refusal) if *refusal == why => Some(*ticket),
+        _ => None,
+    });
+    refused.collect()
+}
+
+proptest! {
+    #[test]
+    fn the_table_does_what_the_model_says(
+        slots in 1usize..4,
+        queue in 0usize..4,
+        ops in proptest::collection::vec(op(), 0..120),
+    ) {
+        let mut run = Run {
+            table: JobTable::new(Limits::new(slots, queue)),
+            model: Model::default(),
+            slots,
+            queue,
+            next: 0,
+        };
+        for op in ops {
+            run.apply(op)?;
+        }
+        // Whatever happened: once all jobs have ended, nothing is owed to anyone.
+        while let Some(ticket) = run.model.pick(
+            &[ModelState::Running, ModelState::Cancelled, ModelState::Closing],
+            0,
+        ) {
+            run.apply(Op::Ended(0))?;
+            prop_assert_eq!(run.model.jobs[&ticket].state, ModelState::Gone);
+        }
+        prop_assert_eq!(run.alive(), 0);
+        prop_assert!(run.model.pending.is_empty());
+    }
+
+    #[test]
+    fn memory_is_bounded_by_the_limits(names in proptest::collection::vec(0u32..1000, 0..400)) {
+        let mut table = JobTable::new(Limits { remembered: 16, interrupts: 4, ..Limits::new(1, 1) });
+        for (index, name) in names.iter().enumerate() {
+            let index = index as u64;
+            let job: JobName = name.to_string().into();
+            table.step(Duration::from_millis(index), Event::Predict { job: job.clone(), ticket: Ticket(index) });
+            table.step(Duration::from_millis(index), Event::Interrupt { job, id: InterruptId(index), mark: Mark::Leave });
+            if index.is_multiple_of(3) {
+                table.step(Duration::from_millis(index), Event::Ended(Ticket(index)));
+            }
+            prop_assert!(table.marks.len() <= 16 && table.ended.len() <= 16);
+            prop_assert!(table.interrupts.len() <= 4);
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Starts a worker, keeps it going, and stops it in order.
+//!
+//! ```text
+//!  hooks loaded ─▶ (model preloaded) ─▶ connected ─▶ subscribed, round trip ─▶ ready
+//!                                                                                │
+//!   shutdown signal                                      subscription ends itself │
+//!        │                                                         │             │
+//!        ▼                                                         ▼             │
+//!  1 waiting jobs refused (5), later predicts too            fatal: SubscriptionLost
+//!  2 subscription drained: what was routed is answered
+//!  3 running jobs end, or are cancelled (8) when the grace is over
+//!  4 last messages confirmed, answers sent, flush
+//!  5 connection drained and closed
+//!  6 models released
+//! ```
+//!
+//! There is one deadline for all of it. A second signal ends the worker at once.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use llamero_hooks::{Chain, HookHost, HostConfig};
+use llamero_protocol::{Options, list_options, model_choice};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::dispatch::{self, Command, Dispatcher};
+use crate::job::Shared;
+use crate::lister::{self, Lister};
+use crate::models::store::StoreConfig;
+use crate::models::tokenizers::LoadedTokenizers;
+use crate::models::{LoadProgress, ModelError, ModelStore};
+use crate::nats::connection::{ConnectError, Connection, Role, connect};
+use crate::nats::drain::drain;
+use crate::nats::inbox::Inbox;
+use crate::nats::intake::{Actors, End, Intake};
+use crate::nats::outbox::Outbox;
+use crate::publish::{Buckets, Pace};
+use crate::replies::Replies;
+use crate::settings::{HookSettings, Settings};
+use crate::table::Drained;
+
+/// The queue group of all workers, Go's included.
+const QUEUE_GROUP: &str = "llm-worker";
+
+/// How long the end of the connection is waited for after everything has been
+/// sent.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the last messages may take after the last job.
+const FAREWELL_WAIT: Duration = Duration::from_secs(2);
+
+/// When to stop.
+#[derive(Debug, Clone, Default)]
+pub struct ShutdownSignals {
+    /// Stop in order: take no more jobs, let running ones end.
+    pub drain: CancellationToken,
+    /// Stop at once, whatever runs.
+    pub abort: CancellationToken,
+}
+
+/// What the worker tells while it runs, beside its log.
+#[derive(Clone)]
+pub struct Callbacks {
+    /// Models being loaded.
+    pub load_progress: LoadProgress,
+}
+
+impl Default for Callbacks {
+    fn default() -> Self {
+        Self {
+            load_progress: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// How a worker ended after it was told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Every job ended within the grace.
+    Drained,
+    /// Jobs were cancelled, or last messages may not have been sent.
+    GraceRanOut,
+    /// A second signal came.
+    Aborted,
+}
+
+/// Why a worker could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The plugin host cannot be set up.
+    #[error(transparent)]
+    HookHost(#[from] llamero_hooks::HostError),
+    /// Hooks that cannot be loaded: every one of them.
+    #[error("hooks cannot be loaded:{}", list(.0))]
+    Hooks(Vec<llamero_hooks::LoadError>),
+    /// The model that was to be loaded at start.
+    #[error("preload: {0}")]
+    Preload(ModelError),
+    /// The connection cannot be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The library refused a subscription.
+    #[error("cannot subscribe: {0}")]
+    Subscribe(#[from] async_nats::SubscribeError),
+    /// The server refused what the worker needs.
+    #[error("the NATS server denies what the worker needs: {0}")]
+    Denied(String),
+    /// The subscription ended by itself, so no request can arrive any more.
+    #[error("the subscription ended; the worker can receive nothing any more")]
+    SubscriptionLost,
+    /// A part of the worker panicked.
+    #[error("{0} ended unexpectedly")]
+    Internal(&'static str),
+}
+
+fn list(errors: &[llamero_hooks::LoadError]) -> String {
+    let lines = errors.iter().map(|error| format!("\n  {error}"));
+    lines.collect()
+}
+
+/// Runs a worker until it is told to stop.
+///
+/// # Errors
+/// [`WorkerError`]: it could not start, or lost its subscription.
+pub async fn run(
+    settings: Settings,
+    callbacks: Callbacks,
+    shutdown: ShutdownSignals,
+) -> Result<Exit, WorkerError> {
+    let abort = shutdown.abort.clone();
+    tokio::select! {
+        biased;
+        () = abort.cancelled() => Ok(Exit::Aborted),
+        result = serve(settings, callbacks, shutdown.drain) => result,
+    }
+}
+
+async fn serve(
+    settings: Settings,
+    callbacks: Callbacks,
+    stop: CancellationToken,
+) -> Result<Exit, WorkerError> {
+    let worker = nuid::next().to_string();
+    tracing::info!(
+        worker,
+        version = env!("CARGO_PKG_VERSION"),
+        "worker starts"
+    );
+    let models = ModelStore::new(store_config(&settings), callbacks.load_progress);
+    let (host, hooks) = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Exit::Drained),
+        loaded = load_hooks(settings.hooks.clone(), models.clone()) => loaded?,
+    };
+    if settings.models.preload {
+        let preload = preload(&settings, &models);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(Exit::Drained),
+            result = preload => result.map_err(WorkerError::Preload)?,
+        }
+    }
+    let connection = connect(&settings.nats, Role::Worker).await?;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Exit::Drained),
+        _ = connection.wait_up() => {}
+    }
+    let serving = Serving::start(&settings, worker, models, hooks, connection).await?;
+    let exit = serving.until_stopped(settings.jobs.shutdown_grace, stop).await;
+    // The host owns a runtime, which must not be dropped on a task.
+    let _ = tokio::task::spawn_blocking(move || drop(host)).await;
+    exit
+}
+
+fn store_config(settings: &Settings) -> StoreConfig {
+    // The configured default of ctx_size: what a request without options gets.
+    // It was checked with the settings.
+    let usual = model_choice(&Options::default(), &settings.options);
+    StoreConfig {
+        settings: settings.models.clone(),
+        ctx_size: usual.map_or(4096, |choice| choice.ctx_size),
+        slots: settings.jobs.slots,
+    }
+}
+
+/// Compiles and tries all hooks, on a thread that may block.
+async fn load_hooks(
+    settings: HookSettings,
+    models: ModelStore,
+) -> Result<(HookHost, Chain), WorkerError> {
+    let loading = tokio::task::spawn_blocking(move || {
+        let defaults = HostConfig::default();
+        let config = HostConfig {
+            limits: settings.limits.over(&defaults.limits),
+            concurrency: settings.concurrency,
+            max_instances: settings.instances,
+            threads: settings.threads,
+            // Without hooks there is nothing to keep, so no folder is made.
+            cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
+            max_component_bytes: settings.max_component_bytes,
+            max_plugins: settings.max_plugins,
+            trial_wall: settings.trial_wall,
+            option_check: None,
+        };
+        let host = HookHost::new(config, Arc::new(LoadedTokenizers(models)))?;
+        let chain = match &settings.dir {
+            Some(dir) => host
+                .load_dir(dir, &settings.plugins)
+                .map_err(WorkerError::Hooks)?,
+            None => host.empty_chain(),
+        };
+        for plugin in chain.plugins() {
+            tracing::info!(
+                hook = plugin.id,
+                digest = plugin.digest.get(..12),
+                phases = ?plugin.phases,
+                size_bytes = plugin.size_bytes,
+                "hook loaded"
+            );
+        }
+        Ok((host, chain))
+    });
+    loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
+}
+
+async fn preload(settings: &Settings, models: &ModelStore) -> Result<(), ModelError> {
+    let choice = model_choice(&Options::default(), &settings.options)
+        .map_err(|error| ModelError::Name(error.into()))?;
+    models.acquire(&choice).await.map(drop)
+}
+
+/// A worker that receives requests.
+struct Serving {
+    connection: Connection,
+    outbox: Outbox,
+    models: ModelStore,
+    intake: Arc<Intake>,
+    dispatch: mpsc::Sender<Command>,
+    receiving: tokio::task::JoinHandle<End>,
+    stop_receiving: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Serving {
+    async fn start(
+        settings: &Settings,
+        worker: String,
+        models: ModelStore,
+        hooks: Chain,
+        connection: Connection,
+    ) -> Result<Self, WorkerError> {
+        let inbox = Inbox::open(&connection).await?;
+        let outbox = Outbox::new(connection.clone(), inbox, &worker);
+        let tracker = TaskTracker::new();
+        let (replies, sending) = Replies::new(outbox.clone());
+        tracker.spawn(sending);
+
+        let (n_hooks, subject) = (hooks.plugins().len(), settings.nats.subject.clone());
+        let shared = Arc::new(Shared {
+            worker: worker.clone(),
+            subject: subject.clone(),
+            options: settings.options.clone(),
+            allow_grammar: settings.jobs.allow_grammar,
+            extras: settings.answers.extras,
+            ack_delay: settings.answers.ack_delay,
+            pace: Pace {
+                interval: settings.answers.flush_interval,
+                bytes: settings.answers.flush_bytes,
+            },
+            buckets: Arc::new(Buckets::default()),
+            models: models.clone(),
+            hooks,
+            log_hook_text: settings.hooks.log_text,
+            outbox: outbox.clone(),
+            tracker: tracker.clone(),
+            tfs_z_warned: AtomicBool::new(false),
+        });
+        let (dispatch, commands) = mpsc::channel(dispatch::CAPACITY);
+        tokio::spawn(Dispatcher::run(
+            shared,
+            replies.clone(),
+            settings.jobs.slots,
+            settings.jobs.queue,
+            commands,
+        ));
+        let (lister_sender, lists) = mpsc::channel(lister::CAPACITY);
+        let lister = Lister {
+            dir: settings.models.dir.clone(),
+            follow_links: settings.models.follow_links,
+            options: list_options(
+                &settings.options,
+                settings.jobs.allow_grammar,
+                settings.answers.extras,
+            ),
+            replies: replies.clone(),
+        };
+        tokio::spawn(lister.run(lists));
+
+        let actors = Actors {
+            dispatch: dispatch.clone(),
+            lister: lister_sender,
+            replies,
+        };
+        let intake = Arc::new(Intake::new(
+            actors,
+            subject.clone(),
+            settings.answers.stream_subjects.clone(),
+            settings.hooks.headers.clone(),
+        ));
+        let subscriber = connection
+            .client
+            .queue_subscribe(subject.clone(), QUEUE_GROUP.to_owned())
+            .await?;
+        check_subscribed(&outbox, &subject).await?;
+
+        let stop_receiving = CancellationToken::new();
+        let receiving = tokio::spawn({
+            let (intake, stop) = (Arc::clone(&intake), stop_receiving.clone());
+            async move { intake.run(subscriber, &stop).await }
+        });
+        let n_models = count_models(settings).await;
+        tracing::info!(
+            target: "llamero",
+            worker,
+            subject,
+            models = n_models,
+            slots = settings.jobs.slots,
+            hooks = n_hooks,
+            "ready"
+        );
+        Ok(Self {
+            connection,
+            outbox,
+            models,
+            intake,
+            dispatch,
+            receiving,
+            stop_receiving,
+            tracker,
+        })
+    }
+
+    /// Serves until told to stop, then stops in order.
+    async fn until_stopped(
+        mut self,
+        grace: Duration,
+        stop: CancellationToken,
+    ) -> Result<Exit, WorkerError> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            end = &mut self.receiving => {
+                return Err(match end {
+                    // Nobody told it to stop, so it can only have been lost.
+                    Ok(_) => WorkerError::SubscriptionLost,
+                    Err(_) => WorkerError::Internal("the receive loop"),
+                });
+            }
+        }
+        let deadline = Instant::now() + grace;
+        tracing::info!(grace_s = grace.as_secs_f64(), "stopping: no more jobs are taken");
+        let (drained, all_ended) = oneshot::channel();
+        let command = Command::Drain { grace, drained };
+        let _ = self.dispatch.send(command).await;
+
+        self.stop_receiving.cancel();
+        if let Ok(End::Stopped(subscriber)) = self.receiving.await {
+            let rest = drain(subscriber, &self.outbox).await;
+            tracing::debug!(messages = rest.len(), "subscription drained");
+            for message in rest {
+                self.intake.handle(message).await;
+            }
+        }
+        let how = all_ended.await.unwrap_or(Drained::GraceRanOut);
+        // Everything that could still send an answer ends when these do.
+        drop(self.dispatch);
+        drop(self.intake);
+
+        self.tracker.close();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let farewell = tokio::time::timeout(left.min(FAREWELL_WAIT).max(CLOSE_WAIT), async {
+            self.tracker.wait().await;
+        });
+        let all_sent = farewell.await.is_ok();
+        close(&self.connection, &self.outbox).await;
+        self.models.release_all();
+        let in_grace = how == Drained::InGrace && all_sent;
+        tracing::info!(in_grace, "worker stopped");
+        Ok(if in_grace {
+            Exit::Drained
+        } else {
+            Exit::GraceRanOut
+        })
+    }
+}
+
+/// Whether the subscription stands: the server has handled it, and has not
+/// refused it.
+async fn check_subscribed(outbox: &Outbox, subject: &str) -> Result<(), WorkerError> {
+    let answered = outbox.probe().await;
+    if answered {
+        // Refusals come as events, a moment after the answer. A second round
+        // trip is later than that in practice, and cheap.
+        outbox.round_trip().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let denied = outbox.connection().link.denied();
+    let refusal = denied.iter().find(|text| names(text, subject));
+    if let Some(refusal) = refusal {
+        return Err(WorkerError::Denied(refusal.clone()));
+    }
+    if !answered {
+        tracing::warn!(
+            "the worker's own inbox does not work, so nobody notices messages that a lost \
+             connection swallows; allow it to publish and subscribe there"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the server's text is about this subject: it names it in quotes.
+fn names(text: &str, subject: &str) -> bool {
+    text.contains(&format!("\"{subject}\""))
+}
+
+async fn count_models(settings: &Settings) -> usize {
+    let (dir, follow_links) = (settings.models.dir.clone(), settings.models.follow_links);
+    let listed =
+        tokio::task::spawn_blocking(move || crate::models::dir::list(&dir, follow_links)).await;
+    match listed {
+        Ok(Ok(names)) => names.len(),
+        Ok(Err(error)) => {
+            let dir = settings.models.dir.display();
+            tracing::warn!(%dir, %error, "the models folder cannot be read");
+            0
+        }
+        Err(_) => 0,
+    }
+}
+
+/// Writes out what is left and closes the connection.
+async fn close(connection: &Connection, outbox: &Outbox) {
+    if connection.is_up() {
+        outbox.flush().await;
+    }
+    let mut changes = connection.link.changes();
+    // The last call: what is sent after it is thrown away.
+    if connection.client.drain().await.is_ok() && connection.is_up() {
+        let closed = changes.wait_for(|changes| changes.is_closed);
+        let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
+    }
+}
