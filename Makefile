@@ -46,13 +46,13 @@ demo: build model plugins ## Show a worker, its hooks and a streamed answer on a
 	@$(LLAMERO_BIN) demo --models "$(LLAMERO_MODEL_DIR)" --hooks plugins/dist --sick-hooks plugins/dist/test
 
 .PHONY: test
-test: setup lint build model plugins ## Run every check and every test: lints, unit, property and end-to-end.
-	@echo "==> unit, property and component tests" >&2
-	@$(CARGO) test $(PROFILE) --workspace --exclude llamero-tests
+test: setup lint model plugins ## Run every check and every test: lints, unit, property and end-to-end.
+	@echo "==> building everything (cold: about 15 minutes on two cores, for llama.cpp and wasmtime)" >&2
+	@$(CARGO) build $(PROFILE) --workspace --all-targets
 	@echo "==> plugin tests" >&2
 	@scripts/build-plugins --test
-	@echo "==> end-to-end tests (real nats-server, real model, real components)" >&2
-	@$(CARGO) test $(PROFILE) --package llamero-tests
+	@echo "==> unit, property and component tests; then end to end with a real nats-server, model and plugins" >&2
+	@$(CARGO) test $(PROFILE) --workspace
 
 .PHONY: lint
 lint: setup fmt-check clippy doc deny ## Format, clippy, documentation and dependency checks.
@@ -80,7 +80,7 @@ audit: ## Check the dependencies against the RustSec advisories (needs the netwo
 .PHONY: bench
 bench: build model plugins ## Measure hook calls and the worker under load.
 	@$(CARGO) bench --locked --package llamero-hooks
-	@$(LLAMERO_BIN) demo --help >/dev/null
+	@$(CARGO) bench --locked --package llamero-tests --bench load
 
 .PHONY: fmt
 fmt: ## Format the code.

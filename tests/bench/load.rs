@@ -141,12 +141,18 @@ async fn measure(plan: &Plan) -> Vec<Row> {
     for hooks in ["none", "3 in Rust"] {
         let folder = match hooks {
             "none" => HooksDir::empty(),
-            _ => HooksDir::empty().example("prompt-window").example("redact").example("system-prompt"),
+            _ => HooksDir::empty()
+                .example("prompt-window")
+                .example("redact")
+                .example("system-prompt"),
         };
         for &clients in &plan.clients {
             // A worker of its own for every row, so that "idle" means idle.
             let bench = Bench::on(Nats::start(), ModelsDir::real(), |worker| {
-                worker.flag("--hooks", folder.path()).env("LLAMERO_PRELOAD", "true")
+                worker
+                    .flag("--hooks", folder.path())
+                    .env("llm_preload", "true")
+                    .env("llm_threads", "0")
             });
             rows.push(row(plan, hooks, clients, &bench).await);
         }
@@ -164,7 +170,8 @@ async fn row(plan: &Plan, hooks: &'static str, clients: usize, bench: &Bench) ->
     let started = Instant::now();
     let mut tasks = Vec::new();
     for number in 0..clients {
-        let (client, rounds, words, tokens) = (client.clone(), plan.rounds, plan.words, plan.tokens);
+        let (client, rounds, words, tokens) =
+            (client.clone(), plan.rounds, plan.words, plan.tokens);
         tasks.push(tokio::spawn(async move {
             let mut seen = Vec::new();
             for round in 0..rounds {
@@ -235,9 +242,9 @@ async fn request(client: &Client, prompt: &str, tokens: usize) -> Seen {
 /// run can be repeated.
 fn prompt(words: usize, seed: u64) -> String {
     const WORDS: [&str; 24] = [
-        "river", "stone", "market", "lantern", "winter", "copper", "garden", "signal", "harbor", "window",
-        "thunder", "paper", "orchard", "engine", "valley", "mirror", "bridge", "candle", "forest", "letter",
-        "island", "hammer", "meadow", "anchor",
+        "river", "stone", "market", "lantern", "winter", "copper", "garden", "signal", "harbor",
+        "window", "thunder", "paper", "orchard", "engine", "valley", "mirror", "bridge", "candle",
+        "forest", "letter", "island", "hammer", "meadow", "anchor",
     ];
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
     let mut text = String::from("Story:");

@@ -18,7 +18,7 @@ const SHORT: Duration = Duration::from_secs(2);
 /// each `pace` after the other.
 async fn respond(client: Client, fragments: usize, before: Duration, pace: Duration) {
     let mut requests = client.nats.subscribe(SUBJECT).await.expect("subscribe");
-    client.nats.flush().await.expect("flush");
+    client.round_trip().await;
     tokio::spawn(async move {
         while let Some(request) = requests.next().await {
             let body: Value = serde_json::from_slice(&request.payload).expect("JSON");
@@ -80,7 +80,7 @@ async fn the_emulation_loses_what_a_rude_worker_sends() {
     let nats = Nats::start();
     let server = Client::connect(&nats.url()).await;
     let mut requests = server.nats.subscribe(SUBJECT).await.expect("subscribe");
-    server.nats.flush().await.expect("flush");
+    server.round_trip().await;
     tokio::spawn(async move {
         let request = requests.next().await.expect("a request");
         let body: Value = serde_json::from_slice(&request.payload).expect("JSON");
@@ -140,11 +140,15 @@ fn instant() -> &'static Bench {
     })
 }
 
+fn instantly() -> Value {
+    json!({"input": ["[[respond:An answer that was there before the question.]]"]})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn instant_jobs_do_not_overtake_their_ack() {
     let client = GoClient::connect(&instant().nats.url()).await;
     for _ in 0..20 {
-        let (end, seen) = call(&client, json!({"input": ["x"]}), Duration::ZERO, PATIENCE).await;
+        let (end, seen) = call(&client, instantly(), Duration::ZERO, PATIENCE).await;
         assert_complete(&end, &seen);
     }
     assert_eq!((client.dropped(), client.unregistered()), (0, 0));
@@ -155,8 +159,7 @@ async fn instant_jobs_eight_at_once_do_not_flood_the_inbox() {
     let client = GoClient::connect(&instant().nats.url()).await;
     let calls = (0..8).map(|_| async {
         for _ in 0..4 {
-            let (end, seen) =
-                call(&client, json!({"input": ["x"]}), Duration::from_millis(5), PATIENCE).await;
+            let (end, seen) = call(&client, instantly(), Duration::from_millis(5), PATIENCE).await;
             assert_complete(&end, &seen);
         }
     });
@@ -208,7 +211,7 @@ async fn an_interrupt_by_another_client_ends_the_callers_wait() {
     let other = bench.client().await;
     // The other one learns the job's name from the request itself.
     let mut requests = other.nats.subscribe(SUBJECT).await.expect("subscribe");
-    other.nats.flush().await.expect("flush");
+    other.round_trip().await;
     let marker = format!("marker {}", crate::harness::new_job());
     let mut predict = endless(3000);
     predict["input"] = json!([marker]);

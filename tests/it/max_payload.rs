@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::harness::{Bench, ModelsDir, Nats, assert_error, brief, endless};
 
 /// Small enough that a few hundred tokens do not fit.
-const SMALL: usize = 1200;
+const SMALL: usize = 600;
 
 fn small(models: ModelsDir) -> Bench {
     let nats = Nats::with(&format!("max_payload: {SMALL}"));
@@ -17,7 +17,7 @@ fn small(models: ModelsDir) -> Bench {
 async fn results_that_do_not_fit() {
     let bench = small(ModelsDir::real());
     let client = bench.client().await;
-    let mut exchange = client.send(&json!({"job": "a", "predict": endless(450)})).await;
+    let mut exchange = client.send(&json!({"job": "a", "predict": endless(250)})).await;
     let seen = exchange.next().await;
     assert_error(&seen.body, 7, None);
     let text = seen.body["error"]["error"].as_str().expect("text");
@@ -27,7 +27,7 @@ async fn results_that_do_not_fit() {
 
     // The same as a stream: every fragment fits, and the last message says that
     // the whole text was left out.
-    let mut exchange = client.stream("b", endless(450)).await;
+    let mut exchange = client.stream("b", endless(250)).await;
     let outcome = exchange.finish("b").await;
     assert!(outcome.fragments.concat().len() > SMALL, "{outcome:?}");
     let last = &outcome.last;
@@ -36,7 +36,7 @@ async fn results_that_do_not_fit() {
         last.body["predict"].is_object() && last.body["predict"].get("output").is_none(),
         "{last:?}"
     );
-    assert_eq!(last.body["predict"]["usage"]["completion_tokens"], 450);
+    assert_eq!(last.body["predict"]["usage"]["completion_tokens"], 250);
     exchange.assert_silence().await;
 
     // What fits is sent as ever.
@@ -51,7 +51,7 @@ async fn fragments_that_do_not_fit_are_split_between_characters() {
         worker.env("llm_flush_interval_ms", "10000").env("llm_flush_bytes", "100000")
     });
     let client = bench.client().await;
-    let mut exchange = client.stream("a", endless(450)).await;
+    let mut exchange = client.stream("a", endless(250)).await;
     let outcome = exchange.finish("a").await;
     assert_eq!(outcome.last.header("Llm-Output-Omitted"), Some("true"), "{outcome:?}");
     let text = outcome.fragments.concat();

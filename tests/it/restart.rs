@@ -91,7 +91,7 @@ async fn for_longer_than_the_jobs_last() {
     // test would lose the final through no fault of the worker.
     bench.worker.pause();
     bench.nats.resume();
-    wait_for_round_trip(&client).await;
+    client.round_trip().await;
     bench.worker.unpause();
     let (fragments, last) = read_to_the_end(&mut streamed).await;
     assert_whole(&first, &fragments, &last, 60);
@@ -99,16 +99,6 @@ async fn for_longer_than_the_jobs_last() {
     assert_eq!(seen.body["predict"]["usage"]["completion_tokens"], 40, "{seen:?}");
     wait_for_worker(&client).await;
     client.assert_alive().await;
-}
-
-/// Waits until the client's own subscriptions are back: the server knows them
-/// once it has delivered a message to a later one.
-async fn wait_for_round_trip(client: &Client) {
-    use futures_util::StreamExt;
-    let subject = client.nats.new_inbox();
-    let mut echo = client.nats.subscribe(subject.clone()).await.expect("subscribe");
-    client.nats.publish(subject, "echo".into()).await.expect("publish");
-    crate::harness::within("the client's reconnection", echo.next()).await.expect("open");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -333,7 +333,8 @@ The first SIGTERM or SIGINT stops taking jobs and lets running ones finish for
 up to shutdown_grace; the second ends the worker at once.
 
 Exit codes: 0 drained within the grace, 1 the grace ran out or the worker failed,
-64 configuration invalid, 69 NATS credentials unusable, 130 ended by a second signal.";
+64 configuration, hooks or model to preload invalid, 69 NATS credentials unusable,
+130 ended by a second signal.";
 
 const PREDICT_EXAMPLES: &str = "\
 Examples:

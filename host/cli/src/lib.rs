@@ -42,13 +42,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
         }
     };
-    match start(cli) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            output::note(&failure.to_string());
-            failure.exit.into()
-        }
+    let is_worker = matches!(cli.command, args::Command::Worker(_));
+    let exit = start(cli).unwrap_or_else(|failure| {
+        output::note(&failure.to_string());
+        failure.exit
+    });
+    if is_worker {
+        // A model may still be loading or leaving memory on its own thread, and
+        // must not meet the destructors of an ordinary end. Only stderr was
+        // written to, which is not buffered.
+        llamero_worker::exit_process(exit as u8);
     }
+    exit.into()
 }
 
 fn start(cli: Cli) -> Result<Exit, Failure> {

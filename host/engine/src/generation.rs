@@ -44,9 +44,12 @@ impl Generation {
             // A job cancelled while it waited ends here: the engine may be in
             // the middle of a long step of others.
             () = self.signal.withdrawn() => self.withdrawn(),
-            event = self.events.recv() => {
-                event.unwrap_or(Event::Failed(GenerationError::Stopped))
-            }
+            event = self.events.recv() => match event {
+                Some(event) => event,
+                // The engine may drop a withdrawn job before this hears of it.
+                None if self.signal.is_withdrawn() => self.withdrawn(),
+                None => Event::Failed(GenerationError::Stopped),
+            },
         };
         match &event {
             Event::Text(_) => {

@@ -211,23 +211,19 @@ impl Model {
     }
 }
 
+/// Ends the process at once, with this exit code.
+///
+/// A process that has used llama.cpp must end this way. An ordinary end runs the
+/// destructors of llama.cpp's global variables while an engine thread may still
+/// be computing, loading, or freeing its context, which is a crash now and then.
+/// Output that is still buffered is lost: flush it before.
+pub fn exit_process(code: u8) -> ! {
+    crate::ffi::exit_process(code)
+}
+
 /// The instruction sets and options llama.cpp was built with, as it prints them.
 pub fn system_info() -> String {
     // Without its backends llama.cpp has nothing to print.
     let _ = ffi::backend();
     ffi::system_info()
-}
-
-/// A configuration without a name takes the file's.
-fn named(mut config: ModelConfig) -> ModelConfig {
-    if config.name.is_empty() {
-        config.name = config
-            .path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-    }
-    // A NUL in a thread's name is an error of the standard library's.
-    config.name.retain(|c| c != '\0');
-    config
 }

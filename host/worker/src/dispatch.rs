@@ -107,10 +107,8 @@ impl Dispatcher {
             jobs: TaskTracker::new(),
         };
         loop {
-            let deadline = dispatcher
-                .table
-                .next_deadline()
-                .map(|deadline| dispatcher.began + deadline);
+            let deadline =
+                dispatcher.table.next_deadline().map(|deadline| dispatcher.began + deadline);
             tokio::select! {
                 biased;
                 Some(event) = reported.recv() => dispatcher.reported(event),
@@ -140,18 +138,9 @@ impl Dispatcher {
                 self.parked.insert(ticket, *incoming);
                 self.step(Event::Predict { job, ticket });
             }
-            Command::Interrupt {
-                job,
-                reply,
-                mark,
-                done,
-            } => {
+            Command::Interrupt { job, reply, mark, done } => {
                 let id = InterruptId(self.number());
-                let answer = PendingAnswer {
-                    job: Arc::clone(&job),
-                    reply,
-                    done,
-                };
+                let answer = PendingAnswer { job: Arc::clone(&job), reply, done };
                 self.interrupts.insert(id, answer);
                 self.step(Event::Interrupt { job, id, mark });
             }
@@ -230,10 +219,7 @@ impl Dispatcher {
 
     /// Sends the error of a job that is not run, and reports its end.
     fn refuse(&mut self, ticket: Ticket, why: Refusal) {
-        let report = ReportEnd {
-            report: self.reports.clone(),
-            ticket,
-        };
+        let report = ReportEnd { report: self.reports.clone(), ticket };
         let Some(incoming) = self.parked.remove(&ticket) else {
             return;
         };

@@ -27,6 +27,7 @@
 
 pub mod settings;
 
+mod startup;
 mod worker;
 
 mod nats;
@@ -44,11 +45,11 @@ mod replies;
 
 /// Connecting to NATS as the settings say; for the worker and for clients.
 pub mod connection {
-    pub use crate::nats::connection::{
-        Changes, ConnectError, Connection, Link, Role, connect,
-    };
+    pub use crate::nats::connection::{Changes, ConnectError, Connection, Link, Role, connect};
 }
 
+/// Ends the process of a worker: the only safe way, see the engine's own words.
+pub use llamero_engine::exit_process;
 pub use models::{LoadEvent, LoadProgress, ModelError};
 pub use tokio_util::sync::CancellationToken;
 pub use worker::{Callbacks, Exit, ShutdownSignals, WorkerError, run};

@@ -66,23 +66,20 @@ impl Lister {
     }
 
     fn answer(&self, job: ListJob, listed: &Result<Vec<String>, ErrorBody>) {
-        let message = match listed {
-            Ok(names) => {
-                let models = names.iter().map(|name| self.model(name)).collect();
-                self.message(&job, models)
-            }
+        let names = match listed {
+            Ok(names) => names,
             Err(error) => {
                 let response = WorkerResponse::failed(job.job.as_str(), error.clone());
-                self.replies.message(&job.reply, &response)
+                self.replies.send(&job.reply, &response);
+                // Whoever waits for the answer goes on when `job` is dropped.
+                return;
             }
         };
-        let sent = self.replies.send_message(message);
-        let lister = self.clone();
-        let names = listed.as_ref().ok().cloned();
+        let sent = self.replies.send_message(self.message(&job, names, names.len()));
+        let (lister, names) = (self.clone(), names.clone());
         tokio::spawn(async move {
-            if let (Ok(Err(SendError::TooLarge { max })), Some(names)) = (sent.await, names) {
-                let _ = lister.replies.send_message(lister.shorter(&job, &names)).await;
-                tracing::debug!(max, "list sent without the options of all models but the first");
+            if let Ok(Err(SendError::TooLarge { .. })) = sent.await {
+                lister.answer_shorter(&job, &names).await;
             }
             if let Some(done) = job.done {
                 let _ = done.send(());
@@ -90,34 +87,34 @@ impl Lister {
         });
     }
 
-    fn model(&self, name: &str) -> ModelInfo {
-        ModelInfo {
-            model: name.to_owned(),
-            options: self.options.clone(),
+    /// For a list that does not fit into one message: the options of the first
+    /// model only, which are those of all; else none; else an error.
+    async fn answer_shorter(&self, job: &ListJob, names: &[String]) {
+        let mut max_payload = 0;
+        for with_options in [1, 0] {
+            let mut message = self.message(job, names, with_options);
+            message.headers.get_or_insert_default().insert(OPTIONS_OMITTED, "true");
+            match self.replies.send_message(message).await {
+                Ok(Err(SendError::TooLarge { max })) => max_payload = max,
+                _ => return,
+            }
         }
+        let text = format!(
+            "list of {} models exceeds the server's max_payload of {max_payload} bytes",
+            names.len()
+        );
+        let error = ErrorBody::new(ErrorCode::Unknown, text);
+        self.replies.send(&job.reply, &WorkerResponse::failed(job.job.as_str(), error));
     }
 
-    fn message(&self, job: &ListJob, models: Vec<ModelInfo>) -> OutboundMessage {
-        let response = WorkerResponse::listed(job.job.as_str(), models);
-        self.replies.message(&job.reply, &response)
-    }
-
-    /// The answer for a list that does not fit into one message. Options are the
-    /// same for all models, so those of the first tell everything.
-    fn shorter(&self, job: &ListJob, names: &[String]) -> OutboundMessage {
-        let models = names.iter().enumerate().map(|(index, name)| match index {
-            0 => self.model(name),
-            _ => ModelInfo {
-                model: name.clone(),
-                options: Vec::new(),
-            },
+    /// The answer with the options of this many models.
+    fn message(&self, job: &ListJob, names: &[String], with_options: usize) -> OutboundMessage {
+        let models = names.iter().enumerate().map(|(index, name)| ModelInfo {
+            model: name.clone(),
+            options: if index < with_options { self.options.clone() } else { Vec::new() },
         });
-        let mut message = self.message(job, models.collect());
-        message
-            .headers
-            .get_or_insert_default()
-            .insert(OPTIONS_OMITTED, "true");
-        message
+        let response = WorkerResponse::listed(job.job.as_str(), models.collect());
+        self.replies.message(&job.reply, &response)
     }
 
     /// The text carries the operating system's reason and the folder's own name,

@@ -54,11 +54,8 @@ impl Replies {
     #[cfg(test)]
     pub fn held(outbox: Outbox) -> (Self, HeldReplies) {
         let (queue, receiver) = mpsc::channel(CAPACITY);
-        let replies = Self {
-            queue,
-            outbox,
-            overflow: Arc::new(Throttle::new(Duration::from_secs(10))),
-        };
+        let replies =
+            Self { queue, outbox, overflow: Arc::new(Throttle::new(Duration::from_secs(10))) };
         (replies, HeldReplies(receiver))
     }
 
@@ -83,11 +80,7 @@ impl Replies {
         self.outbox.message(reply, response)
     }
 
-    fn push(
-        &self,
-        message: OutboundMessage,
-        sent: Option<oneshot::Sender<Result<(), SendError>>>,
-    ) {
+    fn push(&self, message: OutboundMessage, sent: Option<oneshot::Sender<Result<(), SendError>>>) {
         if self.queue.try_send(Reply { message, sent }).is_err() && self.overflow.pass() {
             tracing::warn!("answers dropped: more than {CAPACITY} wait to be sent");
         }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use llamero_hooks::{Chain, HookHost, HostConfig};
-use llamero_protocol::{Options, list_options, model_choice};
+use llamero_hooks::Chain;
+use llamero_protocol::list_options;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,8 +29,6 @@ use tokio_util::task::TaskTracker;
 use crate::dispatch::{self, Command, Dispatcher};
 use crate::job::Shared;
 use crate::lister::{self, Lister};
-use crate::models::store::StoreConfig;
-use crate::models::tokenizers::LoadedTokenizers;
 use crate::models::{LoadProgress, ModelError, ModelStore};
 use crate::nats::connection::{ConnectError, Connection, Role, connect};
 use crate::nats::drain::drain;
@@ -39,7 +37,8 @@ use crate::nats::intake::{Actors, End, Intake};
 use crate::nats::outbox::Outbox;
 use crate::publish::{Buckets, Pace};
 use crate::replies::Replies;
-use crate::settings::{HookSettings, Settings};
+use crate::settings::Settings;
+use crate::startup::{count_models, load_hooks, preload, store_config};
 use crate::table::Drained;
 
 /// The queue group of all workers, Go's included.
@@ -70,9 +69,7 @@ pub struct Callbacks {
 
 impl Default for Callbacks {
     fn default() -> Self {
-        Self {
-            load_progress: Arc::new(|_| {}),
-        }
+        Self { load_progress: Arc::new(|_| {}) }
     }
 }
 
@@ -144,11 +141,7 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<Exit, WorkerError> {
     let worker = nuid::next().to_string();
-    tracing::info!(
-        worker,
-        version = env!("CARGO_PKG_VERSION"),
-        "worker starts"
-    );
+    tracing::info!(worker, version = env!("CARGO_PKG_VERSION"), "worker starts");
     let models = ModelStore::new(store_config(&settings), callbacks.load_progress);
     let (host, hooks) = tokio::select! {
         biased;
@@ -174,63 +167,6 @@ async fn serve(
     // The host owns a runtime, which must not be dropped on a task.
     let _ = tokio::task::spawn_blocking(move || drop(host)).await;
     exit
-}
-
-fn store_config(settings: &Settings) -> StoreConfig {
-    // The configured default of ctx_size: what a request without options gets.
-    // It was checked with the settings.
-    let usual = model_choice(&Options::default(), &settings.options);
-    StoreConfig {
-        settings: settings.models.clone(),
-        ctx_size: usual.map_or(4096, |choice| choice.ctx_size),
-        slots: settings.jobs.slots,
-    }
-}
-
-/// Compiles and tries all hooks, on a thread that may block.
-async fn load_hooks(
-    settings: HookSettings,
-    models: ModelStore,
-) -> Result<(HookHost, Chain), WorkerError> {
-    let loading = tokio::task::spawn_blocking(move || {
-        let defaults = HostConfig::default();
-        let config = HostConfig {
-            limits: settings.limits.over(&defaults.limits),
-            concurrency: settings.concurrency,
-            max_instances: settings.instances,
-            threads: settings.threads,
-            // Without hooks there is nothing to keep, so no folder is made.
-            cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
-            max_component_bytes: settings.max_component_bytes,
-            max_plugins: settings.max_plugins,
-            trial_wall: settings.trial_wall,
-            option_check: None,
-        };
-        let host = HookHost::new(config, Arc::new(LoadedTokenizers(models)))?;
-        let chain = match &settings.dir {
-            Some(dir) => host
-                .load_dir(dir, &settings.plugins)
-                .map_err(WorkerError::Hooks)?,
-            None => host.empty_chain(),
-        };
-        for plugin in chain.plugins() {
-            tracing::info!(
-                hook = plugin.id,
-                digest = plugin.digest.get(..12),
-                phases = ?plugin.phases,
-                size_bytes = plugin.size_bytes,
-                "hook loaded"
-            );
-        }
-        Ok((host, chain))
-    });
-    loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
-}
-
-async fn preload(settings: &Settings, models: &ModelStore) -> Result<(), ModelError> {
-    let choice = model_choice(&Options::default(), &settings.options)
-        .map_err(|error| ModelError::Name(error.into()))?;
-    models.acquire(&choice).await.map(drop)
 }
 
 /// A worker that receives requests.
@@ -300,21 +236,15 @@ impl Serving {
         };
         tokio::spawn(lister.run(lists));
 
-        let actors = Actors {
-            dispatch: dispatch.clone(),
-            lister: lister_sender,
-            replies,
-        };
+        let actors = Actors { dispatch: dispatch.clone(), lister: lister_sender, replies };
         let intake = Arc::new(Intake::new(
             actors,
             subject.clone(),
             settings.answers.stream_subjects.clone(),
             settings.hooks.headers.clone(),
         ));
-        let subscriber = connection
-            .client
-            .queue_subscribe(subject.clone(), QUEUE_GROUP.to_owned())
-            .await?;
+        let subscriber =
+            connection.client.queue_subscribe(subject.clone(), QUEUE_GROUP.to_owned()).await?;
         check_subscribed(&outbox, &subject).await?;
 
         let stop_receiving = CancellationToken::new();
@@ -390,11 +320,7 @@ impl Serving {
         self.models.release_all();
         let in_grace = how == Drained::InGrace && all_sent;
         tracing::info!(in_grace, "worker stopped");
-        Ok(if in_grace {
-            Exit::Drained
-        } else {
-            Exit::GraceRanOut
-        })
+        Ok(if in_grace { Exit::Drained } else { Exit::GraceRanOut })
     }
 }
 
@@ -425,21 +351,6 @@ async fn check_subscribed(outbox: &Outbox, subject: &str) -> Result<(), WorkerEr
 /// Whether the server's text is about this subject: it names it in quotes.
 fn names(text: &str, subject: &str) -> bool {
     text.contains(&format!("\"{subject}\""))
-}
-
-async fn count_models(settings: &Settings) -> usize {
-    let (dir, follow_links) = (settings.models.dir.clone(), settings.models.follow_links);
-    let listed =
-        tokio::task::spawn_blocking(move || crate::models::dir::list(&dir, follow_links)).await;
-    match listed {
-        Ok(Ok(names)) => names.len(),
-        Ok(Err(error)) => {
-            let dir = settings.models.dir.display();
-            tracing::warn!(%dir, %error, "the models folder cannot be read");
-            0
-        }
-        Err(_) => 0,
-    }
 }
 
 /// Writes out what is left and closes the connection.

@@ -41,6 +41,15 @@ impl Client {
         Self { _witness: Some(Arc::new(witness)), ..self }
     }
 
+    /// Waits until the server has read everything that was sent on this connection:
+    /// other connections may rely on a subscription only after that. Flushing is
+    /// less, it ends when the bytes are in the socket.
+    pub async fn round_trip(&self) {
+        let nobody = self.nats.new_inbox();
+        let refused = within("a round trip", self.nats.request(nobody, Bytes::new())).await;
+        assert!(refused.is_err(), "nobody answers on a new inbox");
+    }
+
     /// Sends `request` with a reply subject, and listens to that subject and to
     /// the stream subject beside it. [`Exchange::open`] first, when the request
     /// has to name the stream subject itself.

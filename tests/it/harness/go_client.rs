@@ -75,8 +75,6 @@ impl GoClient {
         let nats = async_nats::connect(url).await.expect("connect");
         let inbox = nats.new_inbox();
         let mut messages = nats.subscribe(inbox.clone()).await.expect("subscribe the inbox");
-        // Without the round trip the first stream could overtake the subscription.
-        nats.flush().await.expect("flush");
         let shared = Arc::<Shared>::default();
 
         let (buffer, buffered) = mpsc::channel(BUFFER);

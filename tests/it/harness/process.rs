@@ -64,6 +64,12 @@ impl Process {
         }
     }
 
+    /// The process id.
+    #[allow(dead_code, reason = "the load generator reads the worker's memory by it")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// True while the process runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("state of the child").is_none()

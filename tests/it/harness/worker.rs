@@ -24,6 +24,12 @@ impl Worker {
             .env("llm_threads", "1")
     }
 
+    /// The process id.
+    #[allow(dead_code, reason = "the load generator reads the worker's memory by it")]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// SIGTERM: shut down in order.
     pub fn sigterm(&mut self) {
         self.process.signal(Signal::TERM);

@@ -1,12 +1,14 @@
 //! `llamero demo`: the whole system on one machine, narrated.
 //!
 //! Starts a NATS server ([`server`]) and a worker ([`child`]) with the example
-//! plugins ([`stage`]), lets a client do what clients do ([`story`]), and ends
-//! everything it started, also when it fails or is interrupted. It uses the same
-//! client as the other commands and knows nothing that a user could not know.
+//! plugins ([`stage`]), lets a client do what clients do ([`story`]), tells what
+//! the hooks made of it ([`changes`]), and ends everything it started, also when
+//! it fails or is interrupted. It uses the same client as the other commands and
+//! knows nothing that a user could not know.
 
+mod changes;
 mod child;
-mod server;
+pub mod server;
 mod stage;
 mod story;
 

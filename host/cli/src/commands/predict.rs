@@ -47,7 +47,16 @@ pub async fn run(args: PredictArgs) -> Result<Exit, Failure> {
     }
     let started = Instant::now();
     let mut prediction = client.predict(&job, request, delivery).await?;
-    let end = read(&args, &job, &mut prediction, &mut signals, started).await?;
+    let end = match read(&args, &job, &mut prediction, &mut signals, started).await {
+        Ok(end) => end,
+        Err(error) => {
+            // Nobody will read the rest, so the worker need not make it.
+            if !matches!(error, ClientError::NoWorker { .. }) {
+                interrupt(&client, &job, &mut prediction).await;
+            }
+            return Err(error.into());
+        }
+    };
     finish(&args, &job, &client, &mut prediction, end).await
 }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use llamero_worker::settings::LogFormat;
 use llamero_worker::{
-    Callbacks, Exit as WorkerExit, LoadEvent, LoadProgress, ShutdownSignals, WorkerError,
+    Callbacks, Exit as WorkerExit, LoadEvent, LoadProgress, ModelError, ShutdownSignals,
+    WorkerError,
 };
 
 use super::load_worker;
@@ -33,7 +35,8 @@ const QUICK: Duration = Duration::from_secs(1);
 /// The failure to print, with its exit code.
 pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
     let settings = load_worker(&args)?;
-    logging::init(settings.log.format, &settings.log.filter)?;
+    let format = settings.log.format;
+    logging::init(format, &settings.log.filter)?;
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     tracing::info!(target: "llamero", version = env!("CARGO_PKG_VERSION"), "Llamero worker");
 
@@ -59,18 +62,37 @@ pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
         Ok(WorkerExit::Drained) => Ok(Exit::Ok),
         Ok(WorkerExit::GraceRanOut) => Ok(Exit::Failure),
         Ok(WorkerExit::Aborted) => Ok(Exit::Interrupted),
-        Err(error) => {
-            // Printed by the caller for people; the log is what operators keep.
-            tracing::error!(target: "llamero", %error, "the worker failed");
-            Err(failure(&error))
-        }
+        Err(error) => report(failure(&error), format),
     }
+}
+
+/// Tells why the worker failed, once: a program that reads JSON lines gets one
+/// more of them, people get the message that all commands print.
+fn report(failure: Failure, format: LogFormat) -> Result<Exit, Failure> {
+    let is_logged = tracing::enabled!(target: "llamero", tracing::Level::ERROR);
+    if format == LogFormat::Text || !is_logged {
+        return Err(failure);
+    }
+    tracing::error!(
+        target: "llamero",
+        error = failure.message,
+        hint = failure.hint,
+        exit_code = failure.exit as u8,
+        "the worker failed"
+    );
+    Ok(failure.exit)
 }
 
 /// The exit code and the advice for an error of the worker.
 fn failure(error: &WorkerError) -> Failure {
     let exit = match error {
         WorkerError::Connect(_) => Exit::Unavailable,
+        // What is wrong stands in a folder or setting that the operator named.
+        WorkerError::Hooks(_) => Exit::Config,
+        WorkerError::Preload(ModelError::Load { .. } | ModelError::Panicked { .. }) => {
+            Exit::Failure
+        }
+        WorkerError::Preload(_) => Exit::Config,
         _ => Exit::Failure,
     };
     let failure = Failure::new(exit, error.to_string());

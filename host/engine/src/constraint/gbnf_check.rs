@@ -13,24 +13,30 @@ pub(super) fn check_size(
     is_group: &[bool],
     limits: &ConstraintLimits,
 ) -> Result<(), ConstraintError> {
-    // A group comes after the groups in it, so one pass in order is enough.
+    // A group comes after the groups in it, so one pass in order is enough for
+    // them; named rules stand before their groups and come afterwards.
     let mut sizes = vec![1usize; grammar.rules.len()];
     let mut total = 0usize;
-    for (id, rule) in grammar.rules.iter().enumerate() {
-        let mut size = 0usize;
-        for item in rule.iter().flatten() {
-            let one = match &item.what {
-                Symbol::Literal(chars) => chars.len().max(1),
-                Symbol::Class { ranges, .. } => ranges.len().max(1),
-                Symbol::Rule(other) if is_group[*other] => sizes[*other],
-                Symbol::Rule(_) | Symbol::Token { .. } => 1,
-            };
-            let times = item.max.unwrap_or(item.min).max(1);
-            size = size.saturating_add(one.saturating_mul(times));
-        }
-        sizes[id] = size.max(1);
-        if !is_group[id] {
-            total = total.saturating_add(size);
+    for groups in [true, false] {
+        for (id, rule) in grammar.rules.iter().enumerate() {
+            if is_group[id] != groups {
+                continue;
+            }
+            let mut size = 0usize;
+            for item in rule.iter().flatten() {
+                let one = match &item.what {
+                    Symbol::Literal(chars) => chars.len().max(1),
+                    Symbol::Class { ranges, .. } => ranges.len().max(1),
+                    Symbol::Rule(other) if is_group[*other] => sizes[*other],
+                    Symbol::Rule(_) | Symbol::Token { .. } => 1,
+                };
+                let times = item.max.unwrap_or(item.min).max(1);
+                size = size.saturating_add(one.saturating_mul(times));
+            }
+            sizes[id] = size.max(1);
+            if !groups {
+                total = total.saturating_add(size);
+            }
         }
     }
     if total > limits.max_symbols {

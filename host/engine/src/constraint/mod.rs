@@ -26,6 +26,10 @@ use matcher::OutputMatcher;
 /// Room on the stack for compiling: rules and schemas nest.
 const COMPILE_STACK: usize = 64 * 1024 * 1024;
 
+/// White space between the parts of JSON. Small models that run out of ideas
+/// would go on with it for ever if it had no end.
+const WHITESPACE: &str = r"[ \n\r\t]{1,64}";
+
 /// A rule for the output, as a client writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Constraint {
@@ -149,14 +153,17 @@ impl Compiler {
         if text.len() > self.limits.max_bytes {
             return Err(limit("size in bytes", self.limits.max_bytes));
         }
-        let schema: serde_json::Value =
+        let mut schema: serde_json::Value =
             serde_json::from_str(text).map_err(|e| ConstraintError::Schema(e.to_string()))?;
-        if !schema.is_object() && !schema.is_boolean() {
-            return Err(ConstraintError::Schema("must be an object".to_string()));
-        }
         if depth(&schema) > self.limits.max_depth {
             return Err(limit("nesting", self.limits.max_depth));
         }
+        let Some(members) = schema.as_object_mut() else {
+            return Err(ConstraintError::Schema("must be an object".to_string()));
+        };
+        members
+            .entry("x-guidance")
+            .or_insert_with(|| serde_json::json!({ "whitespace_pattern": WHITESPACE }));
         Ok(schema)
     }
 }

@@ -109,8 +109,9 @@ impl<B: Backend> Engine<B> {
                 paused += 1;
             }
         }
+        self.stats.paused.store(paused, Ordering::Relaxed);
         let stepped = self.work(&candidates);
-        self.publish(paused);
+        self.publish();
         stepped
     }
 
@@ -118,13 +119,10 @@ impl<B: Backend> Engine<B> {
     /// other way. Jobs that wait are not concerned.
     pub(crate) fn fail_running(&mut self, reason: &str) {
         self.backend.clear();
-        for slot in &mut self.slots {
-            if let Some(sequence) = slot.take() {
-                sequence.fail(GenerationError::Engine(reason.to_string()));
-                self.stats.jobs_done.fetch_add(1, Ordering::Relaxed);
-            }
+        for slot in 0..self.slots.len() {
+            self.fail(slot, GenerationError::Engine(reason.to_string()));
         }
-        self.publish(0);
+        self.publish();
     }
 
     fn sweep(&mut self) {
@@ -312,17 +310,18 @@ impl<B: Backend> Engine<B> {
     fn release(&mut self, slot: usize) -> Option<Sequence> {
         let sequence = self.slots[slot].take()?;
         self.backend.forget(slot, 0);
+        // Before its reader hears of the end and asks.
         self.stats.jobs_done.fetch_add(1, Ordering::Relaxed);
+        self.publish();
         Some(sequence)
     }
 
-    fn publish(&self, paused: u32) {
+    fn publish(&self) {
         let running = self.slots.iter().flatten().count();
         let used: usize = self.slots.iter().flatten().map(Sequence::n_past).sum();
         let stats = &self.stats;
         stats.running.store(running as u32, Ordering::Relaxed);
         stats.queued.store(self.waiting.len() as u32, Ordering::Relaxed);
-        stats.paused.store(paused, Ordering::Relaxed);
         stats.kv_used.store(used as u64, Ordering::Relaxed);
     }
 

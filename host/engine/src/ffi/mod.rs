@@ -55,6 +55,17 @@ pub(crate) fn system_info() -> String {
     unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().trim().to_string()
 }
 
+/// Ends the process without running what C and C++ libraries want to do at its
+/// end.
+pub(crate) fn exit_process(code: u8) -> ! {
+    unsafe extern "C" {
+        fn _exit(status: std::ffi::c_int) -> !;
+    }
+    // SAFETY: POSIX's `_exit` takes any status, has no preconditions and does
+    // not return.
+    unsafe { _exit(code.into()) }
+}
+
 const _: () = {
     // `LlamaModel` is `repr(transparent)` over a non-null pointer in the version
     // that is pinned; these hold if and only if a pointer can be read out of it.

@@ -225,7 +225,7 @@ fn strftime(format: &str, seconds: u64) -> String {
 /// Year, month and day of a day counted from 1970-01-01 in the Gregorian
 /// calendar, whose leap years repeat every 146,097 days.
 fn civil_date(mut days: u64) -> (u64, u64, u64) {
-    let is_leap = |y: u64| y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+    let is_leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
     let mut year = 1970 + days / 146_097 * 400;
     days %= 146_097;
     loop {

@@ -73,8 +73,7 @@ fn hostile_templates_end() {
     assert!(failure(doubling).starts_with("chat template: runs too long"));
     let deep = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
     assert!(failure(deep).starts_with("chat template: "));
-    let nested =
-        format!("{}1{}", "{{ (".repeat(1) + &"(".repeat(100_000), ")".repeat(100_001) + " }}");
+    let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
     assert!(failure(&nested).starts_with("chat template: "));
 }
 

@@ -173,14 +173,14 @@ fn a_reader_that_sleeps_pauses_only_itself() {
     let mut long = job(PROMPTS[1], 60);
     long.sampling.ignore_eos = true;
     let sleeper = model.submit(long.clone()).unwrap();
+    wait("the sleeper to pause", || model.stats().paused == 1);
     let other = model.submit(job(PROMPTS[2], 60)).unwrap();
     assert_eq!(block_on(collect(other)).finished().completion_tokens, 60);
-    wait("the sleeper to pause", || model.stats().paused == 1);
-    let steps = model.stats().steps;
+    assert_eq!(model.stats().paused, 1);
+    // It goes on where it was, and nothing is lost.
     let outcome = block_on(collect(sleeper));
     assert_eq!(outcome.finished().completion_tokens, 60);
     assert_eq!(outcome.text, run(long).text);
-    assert!(model.stats().steps > steps, "it went on after the pause");
 }
 
 #[test]

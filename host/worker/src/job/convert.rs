@@ -19,9 +19,7 @@ pub fn instructions(options: &Options, defaults: &OptionDefaults) -> String {
         Some(value) => Some(value.clone()),
         None => spec.map(|spec| defaults.value(spec)),
     };
-    value
-        .and_then(|value| value.as_str().map(str::to_owned))
-        .unwrap_or_default()
+    value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// The request as hooks see it. In a chat, `system` and `instructions` already
@@ -33,10 +31,7 @@ pub fn to_hooks(
     instructions: &str,
 ) -> Request {
     let content = if predict.messages.is_empty() {
-        HookContent::Completion {
-            system: predict.system,
-            input: predict.input,
-        }
+        HookContent::Completion { system: predict.system, input: predict.input }
     } else {
         let mut messages: Vec<HookMessage> = predict
             .messages
@@ -49,10 +44,7 @@ pub fn to_hooks(
     Request {
         model: model.to_owned(),
         content,
-        options: options
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.clone()))
-            .collect(),
+        options: options.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect(),
         wants_stream: !predict.stream.is_empty(),
     }
 }
@@ -89,18 +81,11 @@ fn put_in_front(messages: &mut Vec<HookMessage>, texts: &[&str]) {
         return;
     }
     let has_system = messages.first().is_some_and(|first| first.role == SYSTEM);
-    let old = if has_system {
-        messages.remove(0).content
-    } else {
-        String::new()
-    };
+    let old = if has_system { messages.remove(0).content } else { String::new() };
     if !old.is_empty() {
         parts.push(&old);
     }
-    let front = HookMessage {
-        role: SYSTEM.to_owned(),
-        content: parts.join("\n\n"),
-    };
+    let front = HookMessage { role: SYSTEM.to_owned(), content: parts.join("\n\n") };
     messages.insert(0, front);
 }
 
@@ -151,17 +136,13 @@ mod tests {
     use super::*;
 
     fn message(role: &str, content: &str) -> HookMessage {
-        HookMessage {
-            role: role.into(),
-            content: content.into(),
-        }
+        HookMessage { role: role.into(), content: content.into() }
     }
 
     fn chat(system: &str, messages: &[(&str, &str)]) -> PredictRequest {
-        let messages = messages.iter().map(|(role, content)| Message {
-            role: (*role).into(),
-            content: (*content).into(),
-        });
+        let messages = messages
+            .iter()
+            .map(|(role, content)| Message { role: (*role).into(), content: (*content).into() });
         PredictRequest {
             system: system.into(),
             messages: messages.collect(),
@@ -191,10 +172,8 @@ mod tests {
 
     #[test]
     fn instructions_of_a_chat_are_not_put_in_front_twice() {
-        let mut options = ResolvedOptions {
-            instructions: "i".into(),
-            ..ResolvedOptions::default()
-        };
+        let mut options =
+            ResolvedOptions { instructions: "i".into(), ..ResolvedOptions::default() };
         let content = || HookContent::Chat(vec![message("system", "i")]);
         let front = |content: Content| match content {
             Content::Chat { messages } => messages[0].content.clone(),

@@ -231,9 +231,7 @@ async fn reply_once(
         Ok(predict) => WorkerResponse::predicted(&*job, predict),
         Err(error) => WorkerResponse::failed(&*job, error),
     };
-    let mut receipt = outbox
-        .send_with_receipt(outbox.message(&reply, &response))
-        .await;
+    let mut receipt = outbox.send_with_receipt(outbox.message(&reply, &response)).await;
     if let Err(SendError::TooLarge { max }) = receipt {
         let error = wire::output_too_large(bytes, max);
         tracing::info!(bytes, max, "output too large for one message");

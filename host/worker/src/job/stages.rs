@@ -23,13 +23,7 @@ pub async fn run(
     incoming: Incoming,
     answer: &mut Answer<'_>,
 ) -> Result<PredictResponse, ErrorBody> {
-    let Incoming {
-        job,
-        arrived,
-        predict,
-        caller,
-        ..
-    } = incoming;
+    let Incoming { job, arrived, predict, caller, .. } = incoming;
     let client = predict.options.known();
     let stream = predict.stream.clone();
 
@@ -56,12 +50,9 @@ pub async fn run(
         RequestOutcome::Responded(text) => {
             return respond(shared, answer, stream, text, queued, hooks.elapsed()).await;
         }
-        RequestOutcome::Rejected {
-            plugin,
-            phase,
-            code,
-            reason,
-        } => return Err(wire::rejection(plugin, phase, code, reason)),
+        RequestOutcome::Rejected { plugin, phase, code, reason } => {
+            return Err(wire::rejection(plugin, phase, code, reason));
+        }
         RequestOutcome::Failed(failure) => return Err(wire::hook_failure(&failure)),
     };
 
@@ -94,20 +85,15 @@ pub async fn run(
         template: prompt.template.take(),
     };
     match hooks.on_prompt(rendered).await {
-        PromptOutcome::Continue {
-            replaced: false, ..
-        } => {}
+        PromptOutcome::Continue { replaced: false, .. } => {}
         PromptOutcome::Continue { text, .. } => {
             let truncated = prompt.truncated_tokens;
             prompt = prepare_text(&lease, text, limits).await?;
             prompt.truncated_tokens += truncated;
         }
-        PromptOutcome::Rejected {
-            plugin,
-            phase,
-            code,
-            reason,
-        } => return Err(wire::rejection(plugin, phase, code, reason)),
+        PromptOutcome::Rejected { plugin, phase, code, reason } => {
+            return Err(wire::rejection(plugin, phase, code, reason));
+        }
         PromptOutcome::Failed(failure) => return Err(wire::hook_failure(&failure)),
     }
     let in_hooks = hooks.elapsed();
@@ -126,10 +112,8 @@ pub async fn run(
     };
     // Before the acknowledgement, so that a job the engine does not take is not
     // acknowledged. Its first events wait in their channel meanwhile.
-    let mut generation = lease
-        .model()
-        .submit(engine_job)
-        .map_err(|error| wire::submit(&error, lease.n_ctx()))?;
+    let mut generation =
+        lease.model().submit(engine_job).map_err(|error| wire::submit(&error, lease.n_ctx()))?;
     if !stream.is_empty() {
         answer.acknowledge(stream).await?;
     }
@@ -174,9 +158,7 @@ async fn lease(shared: &Shared, options: &Options) -> Result<Lease, ErrorBody> {
 
 /// Whether hooks want another model or context.
 fn init_changed(before: &Options, after: &Options) -> bool {
-    ["model", "ctx_size"]
-        .iter()
-        .any(|name| before.get(name) != after.get(name))
+    ["model", "ctx_size"].iter().any(|name| before.get(name) != after.get(name))
 }
 
 /// What a hook may do to options and model; see `OptionCheck`.
@@ -211,9 +193,7 @@ async fn prepare(
             .map(|constraint| model.compile(&constraint))
             .transpose()
             .map_err(|error| wire::constraint(&error))?;
-        let prompt = model
-            .prepare(&content, &limits)
-            .map_err(|error| wire::prompt(&error))?;
+        let prompt = model.prepare(&content, &limits).map_err(|error| wire::prompt(&error))?;
         Ok((prompt, compiled))
     })
     .await
@@ -226,12 +206,7 @@ async fn prepare_text(
     limits: PromptLimits,
 ) -> Result<llamero_engine::Prompt, ErrorBody> {
     let model = lease.model().clone();
-    blocking(move || {
-        model
-            .prepare_text(&text, &limits)
-            .map_err(|error| wire::prompt(&error))
-    })
-    .await
+    blocking(move || model.prepare_text(&text, &limits).map_err(|error| wire::prompt(&error))).await
 }
 
 async fn blocking<T: Send + 'static>(
@@ -263,13 +238,7 @@ async fn respond(
         }
     }
     let timings = Timings::from_durations(queued, in_hooks, Duration::ZERO, Duration::ZERO);
-    Ok(done(
-        shared,
-        text,
-        FinishReason::Stop,
-        Usage::default(),
-        timings,
-    ))
+    Ok(done(shared, text, FinishReason::Stop, Usage::default(), timings))
 }
 
 fn done(
@@ -280,10 +249,7 @@ fn done(
     timings: Timings,
 ) -> PredictResponse {
     if !shared.extras {
-        return PredictResponse {
-            output,
-            ..PredictResponse::default()
-        };
+        return PredictResponse { output, ..PredictResponse::default() };
     }
     PredictResponse {
         output,

@@ -109,10 +109,7 @@ mod tests {
         link(outside.path().join("real.gguf"), "out.gguf");
         link(folder.path().join("inside.gguf"), "in.gguf");
         link(folder.path().join("nothing"), "dangling.gguf");
-        assert_eq!(
-            list(folder.path(), true).unwrap(),
-            ["in.gguf", "inside.gguf", "out.gguf"]
-        );
+        assert_eq!(list(folder.path(), true).unwrap(), ["in.gguf", "inside.gguf", "out.gguf"]);
         assert_eq!(list(folder.path(), false).unwrap(), ["in.gguf", "inside.gguf"]);
     }
 

@@ -9,5 +9,7 @@ pub mod dir;
 mod shelf;
 pub mod store;
 pub mod tokenizers;
+mod types;
 
-pub use store::{Lease, LoadEvent, LoadProgress, ModelError, ModelStore};
+pub use store::{Lease, ModelStore};
+pub use types::{LoadEvent, LoadProgress, ModelError};

@@ -29,21 +29,15 @@ struct Entry<M> {
 impl<M: Clone> Shelf<M> {
     /// A shelf for this many ready models, at least one.
     pub fn new(max_ready: usize) -> Self {
-        Self {
-            max_ready: max_ready.max(1),
-            next_id: 0,
-            entries: Vec::new(),
-        }
+        Self { max_ready: max_ready.max(1), next_id: 0, entries: Vec::new() }
     }
 
     /// Takes a lease on a model of this name with at least this context. A
     /// retired one is ready again by it, which may retire another one: what
     /// nobody uses any more is returned, to be freed.
     pub fn lease(&mut self, now: Duration, name: &str, n_ctx: u32) -> Option<(Id, M, Vec<M>)> {
-        let entry = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.name == name && entry.n_ctx >= n_ctx)?;
+        let entry =
+            self.entries.iter_mut().find(|entry| entry.name == name && entry.n_ctx >= n_ctx)?;
         entry.leases += 1;
         entry.last_used = now;
         let (id, model) = (entry.id, entry.model.clone());
@@ -93,9 +87,7 @@ impl<M: Clone> Shelf<M> {
     /// The model of this name, the largest if there are several.
     pub fn get(&self, name: &str) -> Option<M> {
         let entries = self.entries.iter().filter(|entry| entry.name == name);
-        entries
-            .max_by_key(|entry| entry.n_ctx)
-            .map(|entry| entry.model.clone())
+        entries.max_by_key(|entry| entry.n_ctx).map(|entry| entry.model.clone())
     }
 
     /// Retires the models used longest ago until there are few enough. `keep`
@@ -113,9 +105,7 @@ impl<M: Clone> Shelf<M> {
     }
 
     fn take_unused(&mut self) -> Vec<M> {
-        let gone = self
-            .entries
-            .extract_if(.., |entry| entry.is_retired && entry.leases == 0);
+        let gone = self.entries.extract_if(.., |entry| entry.is_retired && entry.leases == 0);
         let gone = gone.map(|entry| {
             tracing::info!(model = entry.name, "model released");
             entry.model

@@ -24,94 +24,16 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use llamero_engine::{LoadError, Model, ModelConfig};
-use llamero_protocol::{ErrorBody, InitOptions, check_model_name};
+use llamero_engine::{Model, ModelConfig};
+use llamero_protocol::{InitOptions, check_model_name};
 use tokio::sync::watch;
 
 use super::dir;
 use super::shelf::{self, Shelf};
+use super::types::{LoadEvent, LoadProgress, ModelError};
 use crate::settings::ModelSettings;
-
-/// What is told about loading, to whoever shows it to people.
-#[derive(Debug, Clone)]
-pub enum LoadEvent {
-    /// A load begins.
-    Started {
-        /// The model's name.
-        model: String,
-    },
-    /// It goes on.
-    Progress {
-        /// The model's name.
-        model: String,
-        /// From 0 to 1.
-        fraction: f32,
-    },
-    /// It is done.
-    Finished {
-        /// The model's name.
-        model: String,
-        /// How long it took.
-        took: Duration,
-    },
-    /// It failed or was aborted.
-    Failed {
-        /// The model's name.
-        model: String,
-    },
-}
-
-/// Called for each [`LoadEvent`], from the loading thread.
-pub type LoadProgress = Arc<dyn Fn(LoadEvent) + Send + Sync>;
-
-/// Why a job gets no model.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ModelError {
-    /// The name is refused before anything is opened.
-    #[error("{0}")]
-    Name(ErrorBody),
-    /// None is named, and the folder does not hold exactly one.
-    #[error("no model is named, and the folder does not hold exactly one")]
-    NoneNamed,
-    /// The folder holds no model of that name.
-    #[error("there is no model {name:?}")]
-    NotListed {
-        /// The name.
-        name: String,
-    },
-    /// The folder cannot be read.
-    #[error("the models folder cannot be read: {cause}")]
-    Unreadable {
-        /// The name that was asked for, if any.
-        name: String,
-        /// The operating system's reason.
-        cause: String,
-    },
-    /// The engine refused the file. The cause is for the operator only.
-    #[error("{name:?} cannot be loaded: {cause}")]
-    Load {
-        /// The name.
-        name: String,
-        /// The engine's reason.
-        cause: Arc<LoadError>,
-    },
-    /// Loading panicked.
-    #[error("loading {name:?} panicked")]
-    Panicked {
-        /// The name.
-        name: String,
-    },
-    /// More context than the operator allows.
-    #[error("ctx_size {wanted} is larger than {limit}, the most this worker allows")]
-    CtxSize {
-        /// What was asked for.
-        wanted: u32,
-        /// The most there is.
-        limit: u32,
-    },
-}
 
 /// How models are loaded.
 #[derive(Debug, Clone)]
@@ -169,10 +91,7 @@ impl std::fmt::Debug for ModelStore {
 impl ModelStore {
     /// A store that has loaded nothing.
     pub fn new(config: StoreConfig, progress: LoadProgress) -> Self {
-        let state = State {
-            shelf: Shelf::new(config.settings.max_loaded),
-            flight: None,
-        };
+        let state = State { shelf: Shelf::new(config.settings.max_loaded), flight: None };
         Self {
             inner: Arc::new(Inner {
                 config,
@@ -229,10 +148,7 @@ impl ModelStore {
         let settings = &self.inner.config.settings;
         let (dir, follow_links) = (settings.dir.clone(), settings.follow_links);
         let listed = tokio::task::spawn_blocking(move || dir::list(&dir, follow_links)).await;
-        let unreadable = |cause: String| ModelError::Unreadable {
-            name: String::new(),
-            cause,
-        };
+        let unreadable = |cause: String| ModelError::Unreadable { name: String::new(), cause };
         let names = listed
             .map_err(|error| unreadable(error.to_string()))?
             .map_err(|error| unreadable(error.to_string()))?;
@@ -283,9 +199,7 @@ impl ModelStore {
                 Ok(Some(Err(error))) if is_same && !error.is_aborted() => return Err(error),
                 Ok(_) => {}
                 Err(_) => {
-                    return Err(ModelError::Panicked {
-                        name: name.to_owned(),
-                    });
+                    return Err(ModelError::Panicked { name: name.to_owned() });
                 }
             }
         }
@@ -295,12 +209,8 @@ impl ModelStore {
     /// the state has been brought up to date.
     fn take_off(&self, name: &str, n_ctx: u32) -> Arc<Flight> {
         let (sender, done) = watch::channel(None);
-        let flight = Arc::new(Flight {
-            name: name.to_owned(),
-            n_ctx,
-            waiters: AtomicUsize::new(1),
-            done,
-        });
+        let flight =
+            Arc::new(Flight { name: name.to_owned(), n_ctx, waiters: AtomicUsize::new(1), done });
         let inner = Arc::clone(&self.inner);
         let name = name.to_owned();
         let watched = Arc::clone(&flight);
@@ -309,9 +219,8 @@ impl ModelStore {
                 let (inner, name) = (Arc::clone(&inner), name.clone());
                 tokio::task::spawn_blocking(move || inner.load(&name, n_ctx, &watched))
             };
-            let result = loading
-                .await
-                .unwrap_or_else(|_| Err(ModelError::Panicked { name: name.clone() }));
+            let result =
+                loading.await.unwrap_or_else(|_| Err(ModelError::Panicked { name: name.clone() }));
             let result = {
                 let mut state = inner.lock();
                 state.flight = None;
@@ -338,25 +247,17 @@ impl Inner {
     /// Loads a file. Blocks.
     fn load(&self, name: &str, n_ctx: u32, flight: &Arc<Flight>) -> Result<Model, ModelError> {
         let settings = &self.config.settings;
-        let path = dir::find(&settings.dir, name, settings.follow_links).ok_or_else(|| {
-            ModelError::NotListed {
-                name: name.to_owned(),
-            }
-        })?;
+        let path = dir::find(&settings.dir, name, settings.follow_links)
+            .ok_or_else(|| ModelError::NotListed { name: name.to_owned() })?;
         let model = name.to_owned();
-        (self.progress)(LoadEvent::Started {
-            model: model.clone(),
-        });
+        (self.progress)(LoadEvent::Started { model: model.clone() });
         tracing::info!(model = name, n_ctx, "loading model");
         let began = Instant::now();
         let (progress, flight) = (Arc::clone(&self.progress), Arc::clone(flight));
         let on_progress = {
             let model = model.clone();
             move |fraction: f32| {
-                progress(LoadEvent::Progress {
-                    model: model.clone(),
-                    fraction,
-                });
+                progress(LoadEvent::Progress { model: model.clone(), fraction });
                 flight.waiters.load(Ordering::Relaxed) > 0
             }
         };
@@ -376,10 +277,7 @@ impl Inner {
             Err(cause) => {
                 (self.progress)(LoadEvent::Failed { model });
                 tracing::warn!(model = name, %cause, "model cannot be loaded");
-                Err(ModelError::Load {
-                    name: name.to_owned(),
-                    cause: Arc::new(cause),
-                })
+                Err(ModelError::Load { name: name.to_owned(), cause: Arc::new(cause) })
             }
         }
     }
@@ -399,13 +297,6 @@ impl Inner {
             use_mlock: settings.use_mlock,
             ..ModelConfig::default()
         }
-    }
-}
-
-impl ModelError {
-    /// Whether the load ended because nobody waited; who came later tries anew.
-    fn is_aborted(&self) -> bool {
-        matches!(self, Self::Load { cause, .. } if matches!(**cause, LoadError::Aborted))
     }
 }
 

@@ -23,10 +23,7 @@ impl Authenticator {
     /// Reads the file, if the way has one, so that a missing file or a broken
     /// seed is found before the first connect.
     pub fn new(auth: NatsAuth) -> Result<Self, String> {
-        let authenticator = Self {
-            auth,
-            last_good: Mutex::new(None),
-        };
+        let authenticator = Self { auth, last_good: Mutex::new(None) };
         authenticator.answer(b"").map_err(|error| error.to_string())?;
         Ok(authenticator)
     }
@@ -72,10 +69,8 @@ impl Authenticator {
                 Ok(SecretString::from(text))
             });
         // The lock is held for a moment only and nothing can panic under it.
-        let mut last_good = self
-            .last_good
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last_good =
+            self.last_good.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match (fresh, &*last_good) {
             (Ok(text), _) => {
                 *last_good = Some(text.clone());

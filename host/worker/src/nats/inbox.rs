@@ -44,11 +44,7 @@ impl Inbox {
     pub async fn open(connection: &Connection) -> Result<Arc<Self>, async_nats::SubscribeError> {
         let base = connection.client.new_inbox();
         let subscriber = connection.client.subscribe(format!("{base}.*")).await?;
-        let inbox = Arc::new(Self {
-            base,
-            next: AtomicU64::new(0),
-            state: Mutex::default(),
-        });
+        let inbox = Arc::new(Self { base, next: AtomicU64::new(0), state: Mutex::default() });
         tokio::spawn(read(Arc::downgrade(&inbox), subscriber));
         Ok(inbox)
     }
@@ -58,11 +54,7 @@ impl Inbox {
         let number = self.number();
         let (sender, receiver) = oneshot::channel();
         self.lock().fences.insert(number, sender);
-        let wait = FenceWait {
-            inbox: Arc::clone(self),
-            number,
-            receiver,
-        };
+        let wait = FenceWait { inbox: Arc::clone(self), number, receiver };
         (format!("{}.f{number}", self.base), wait)
     }
 
@@ -70,10 +62,7 @@ impl Inbox {
     pub fn receipt(self: &Arc<Self>) -> ReceiptSlot {
         let number = self.number();
         self.lock().receipts.insert(number);
-        ReceiptSlot {
-            inbox: Arc::clone(self),
-            number,
-        }
+        ReceiptSlot { inbox: Arc::clone(self), number }
     }
 
     fn number(&self) -> u64 {

@@ -118,11 +118,8 @@ impl Intake {
             self.answer(reply, WorkerResponse::failed(request.job, error));
             return;
         }
-        let commands = [
-            request.list.is_some(),
-            request.interrupt.is_some(),
-            request.predict.is_some(),
-        ];
+        let commands =
+            [request.list.is_some(), request.interrupt.is_some(), request.predict.is_some()];
         if commands.iter().filter(|present| **present).count() > 1 {
             self.combined(request, reply, message.headers);
         } else {
@@ -136,21 +133,12 @@ impl Intake {
         reply: Option<String>,
         headers: Option<HeaderMap>,
     ) {
-        let WorkerRequest {
-            job,
-            list,
-            interrupt,
-            predict,
-        } = request;
+        let WorkerRequest { job, list, interrupt, predict } = request;
         if list.is_some() {
             self.list(job, reply, None);
         } else if interrupt.is_some() {
-            let command = Command::Interrupt {
-                job: job.into(),
-                reply,
-                mark: Mark::Leave,
-                done: None,
-            };
+            let command =
+                Command::Interrupt { job: job.into(), reply, mark: Mark::Leave, done: None };
             // Fails only when the worker is ending.
             let _ = self.actors.dispatch.send(command).await;
         } else if let Some(predict) = predict
@@ -163,12 +151,7 @@ impl Intake {
     /// Serves list, interrupt and predict of one request, in this order, each
     /// after the answer to the one before.
     fn combined(&self, request: WorkerRequest, reply: Option<String>, headers: Option<HeaderMap>) {
-        let WorkerRequest {
-            job,
-            list,
-            interrupt,
-            predict,
-        } = request;
+        let WorkerRequest { job, list, interrupt, predict } = request;
         let Ok(permit) = Arc::clone(&self.combined).try_acquire_owned() else {
             self.answer(reply, WorkerResponse::failed(job, ErrorBody::busy()));
             return;
@@ -178,8 +161,8 @@ impl Intake {
             self.list(job.clone(), reply.clone(), Some(done));
             listed
         });
-        let incoming = predict
-            .and_then(|predict| self.incoming(job.clone(), predict, reply.clone(), headers));
+        let incoming =
+            predict.and_then(|predict| self.incoming(job.clone(), predict, reply.clone(), headers));
         let dispatch = self.actors.dispatch.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -265,9 +248,7 @@ impl Intake {
             return Ok(());
         }
         if predict.stream == self.subject {
-            return Err(ErrorBody::invalid_request(
-                "stream subject is the worker's own",
-            ));
+            return Err(ErrorBody::invalid_request("stream subject is the worker's own"));
         }
         let is_foreign = headers.is_some_and(|headers| headers.get(REQUEST_INFO).is_some());
         if is_foreign {

@@ -78,20 +78,13 @@ pub struct Outbox {
 impl Outbox {
     /// Sends as the worker of this id.
     pub fn new(connection: Connection, inbox: Arc<Inbox>, worker: &str) -> Self {
-        Self {
-            connection,
-            inbox,
-            worker: worker.into(),
-            can_ask: Arc::new(AtomicBool::new(true)),
-        }
+        Self { connection, inbox, worker: worker.into(), can_ask: Arc::new(AtomicBool::new(true)) }
     }
 
     /// Finds out whether the own inbox works; without it, nothing is asked and
     /// every message counts as arrived.
     pub async fn probe(&self) -> bool {
-        let works = tokio::time::timeout(RECEIPT_WAIT, self.round_trip())
-            .await
-            .unwrap_or(false);
+        let works = tokio::time::timeout(RECEIPT_WAIT, self.round_trip()).await.unwrap_or(false);
         self.can_ask.store(works, Ordering::Relaxed);
         works
     }
@@ -127,9 +120,9 @@ impl Outbox {
         match self.connection.client.publish_message(message).await {
             Ok(()) => Ok(()),
             Err(error) => Err(match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => SendError::TooLarge {
-                    max: self.connection.client.max_payload(),
-                },
+                PublishErrorKind::MaxPayloadExceeded => {
+                    SendError::TooLarge { max: self.connection.client.max_payload() }
+                }
                 PublishErrorKind::InvalidSubject => SendError::Subject,
                 PublishErrorKind::Send => SendError::Closed,
             }),
@@ -155,22 +148,14 @@ impl Outbox {
         let slot = self.inbox.receipt();
         message.reply = Some(Subject::from(slot.subject()));
         self.send(message.clone()).await?;
-        Ok(Receipt {
-            message,
-            slot,
-            epoch,
-        })
+        Ok(Receipt { message, slot, epoch })
     }
 
     /// Makes sure that a message has got to the server, and, after a reconnect,
     /// to a subscriber. It is sent again only if it was lost with a connection,
     /// or if nobody got it.
     pub async fn confirm(&self, receipt: Receipt) -> Delivered {
-        let Receipt {
-            message,
-            mut slot,
-            mut epoch,
-        } = receipt;
+        let Receipt { message, mut slot, mut epoch } = receipt;
         loop {
             let passed = self.fence(epoch).await;
             if passed == Fence::Lost {
@@ -187,10 +172,8 @@ impl Outbox {
             slot = self.inbox.receipt();
             self.connection.wait_up().await;
             epoch = self.connection.epoch();
-            let again = OutboundMessage {
-                reply: Some(Subject::from(slot.subject())),
-                ..message.clone()
-            };
+            let again =
+                OutboundMessage { reply: Some(Subject::from(slot.subject())), ..message.clone() };
             // The size may have become too large, or the connection have been
             // closed for good: then there is nothing left to try.
             if self.send(again).await.is_err() {

@@ -63,10 +63,8 @@ impl Script {
         let mut flags = Flags::default();
         flags.set("nats_url", self.url.as_str(), "--nats");
         let settings = Settings::load(&MapSource::default(), &flags).unwrap();
-        let (connection, peer) = tokio::join!(
-            connect(&settings.nats, Role::Client),
-            self.accept(max_payload)
-        );
+        let (connection, peer) =
+            tokio::join!(connect(&settings.nats, Role::Client), self.accept(max_payload));
         (connection.unwrap(), peer)
     }
 
@@ -87,11 +85,7 @@ impl Peer {
     async fn greet(stream: TcpStream, max_payload: usize) -> Self {
         stream.set_nodelay(true).unwrap();
         let (read, write) = stream.into_split();
-        let mut peer = Self {
-            read: BufReader::new(read),
-            write,
-            subscriptions: Vec::new(),
-        };
+        let mut peer = Self { read: BufReader::new(read), write, subscriptions: Vec::new() };
         let info = format!(
             "INFO {{\"server_id\":\"s\",\"version\":\"2.10.0\",\"proto\":1,\"headers\":true,\"max_payload\":{max_payload}}}\r\n"
         );
@@ -129,10 +123,7 @@ impl Peer {
                     return Some(Op::Sub { subject, sid });
                 }
                 ["UNSUB", sid, max @ ..] => {
-                    return Some(Op::Unsub {
-                        sid: (*sid).to_owned(),
-                        max: max.join(""),
-                    });
+                    return Some(Op::Unsub { sid: (*sid).to_owned(), max: max.join("") });
                 }
                 ["PUB", subject, reply @ .., size] => {
                     let message = self.published(subject, reply, "0", size).await?;
@@ -170,10 +161,10 @@ impl Peer {
     /// as a server does.
     pub async fn next_message(&mut self) -> Option<Published> {
         loop {
-            if let Op::Pub(message) = self.next().await? {
-                if !self.deliver(&message.subject, &message.payload).await {
-                    return Some(message);
-                }
+            if let Op::Pub(message) = self.next().await?
+                && !self.deliver(&message.subject, &message.payload).await
+            {
+                return Some(message);
             }
         }
     }

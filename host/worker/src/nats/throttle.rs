@@ -13,10 +13,7 @@ pub struct Throttle {
 impl Throttle {
     /// Lets one through in this time.
     pub const fn new(every: Duration) -> Self {
-        Self {
-            every,
-            last: Mutex::new(None),
-        }
+        Self { every, last: Mutex::new(None) }
     }
 
     /// True for the first call, and again once the time has passed.

@@ -41,9 +41,7 @@ impl Buckets {
         }
         let full_at = buckets.entry(subject.to_owned()).or_insert(now);
         *full_at = (*full_at).max(now) + REFILL;
-        let wait = full_at
-            .saturating_duration_since(now)
-            .saturating_sub(REFILL * BURST);
+        let wait = full_at.saturating_duration_since(now).saturating_sub(REFILL * BURST);
         now + wait
     }
 }
@@ -59,9 +57,8 @@ mod tests {
     #[test]
     fn eight_at_once_then_fifty_in_a_second() {
         let (buckets, now) = (Buckets::default(), Instant::now());
-        let waits: Vec<_> = (0..12)
-            .map(|_| buckets.reserve("s", now).duration_since(now))
-            .collect();
+        let waits: Vec<_> =
+            (0..12).map(|_| buckets.reserve("s", now).duration_since(now)).collect();
         assert_eq!(waits[..8], [Duration::ZERO; 8]);
         assert_eq!(waits[8..], [ms(20), ms(40), ms(60), ms(80)]);
     }
@@ -77,9 +74,7 @@ mod tests {
         assert_eq!(buckets.reserve("s", later), later);
         assert_eq!(buckets.reserve("s", later), later + ms(20));
         let much_later = start + ms(60_000);
-        let at_once = (0..20)
-            .filter(|_| buckets.reserve("s", much_later) == much_later)
-            .count();
+        let at_once = (0..20).filter(|_| buckets.reserve("s", much_later) == much_later).count();
         assert_eq!(at_once, 8);
     }
 

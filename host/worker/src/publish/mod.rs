@@ -223,9 +223,7 @@ impl Stream {
     }
 
     async fn token(&self) {
-        let at = self
-            .buckets
-            .reserve(&self.settings.subject, Instant::now());
+        let at = self.buckets.reserve(&self.settings.subject, Instant::now());
         sleep_until(at.into()).await;
     }
 
@@ -270,18 +268,10 @@ impl Stream {
             let response = WorkerResponse::failed(job, error);
             return self.outbox.message(&self.settings.subject, &response);
         }
-        let response = WorkerResponse::predicted(
-            job,
-            PredictResponse {
-                output: String::new(),
-                ..predict
-            },
-        );
+        let response =
+            WorkerResponse::predicted(job, PredictResponse { output: String::new(), ..predict });
         let mut message = self.outbox.message(&self.settings.subject, &response);
-        message
-            .headers
-            .get_or_insert_default()
-            .insert(OUTPUT_OMITTED, "true");
+        message.headers.get_or_insert_default().insert(OUTPUT_OMITTED, "true");
         message
     }
 }

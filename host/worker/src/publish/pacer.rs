@@ -24,12 +24,7 @@ pub struct Pacer {
 impl Pacer {
     /// A stream whose first message may go out at `first_at`.
     pub fn new(pace: Pace, first_at: Instant) -> Self {
-        Self {
-            pace,
-            text: String::new(),
-            earliest: first_at,
-            is_first: true,
-        }
+        Self { pace, text: String::new(), earliest: first_at, is_first: true }
     }
 
     /// Adds text. It waits until it is taken.
@@ -73,11 +68,7 @@ impl Pacer {
 /// border of a character; at least one character.
 pub fn split_at_char(text: &str, bytes: usize) -> (&str, &str) {
     let end = text.floor_char_boundary(bytes);
-    let end = if end == 0 {
-        text.chars().next().map_or(0, char::len_utf8)
-    } else {
-        end
-    };
+    let end = if end == 0 { text.chars().next().map_or(0, char::len_utf8) } else { end };
     text.split_at(end)
 }
 
@@ -89,10 +80,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    const PACE: Pace = Pace {
-        interval: ms(25),
-        bytes: 8,
-    };
+    const PACE: Pace = Pace { interval: ms(25), bytes: 8 };
 
     #[test]
     fn the_first_fragment_waits_for_the_delay_only() {

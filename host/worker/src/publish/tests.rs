@@ -25,25 +25,15 @@ async fn acknowledged(max_payload: usize) -> Setup {
         job: "j".into(),
         subject: "_INBOX.s".into(),
         ack_delay: Duration::from_millis(10),
-        pace: Pace {
-            interval: Duration::from_millis(5),
-            bytes: 1024,
-        },
+        pace: Pace { interval: Duration::from_millis(5), bytes: 1024 },
     };
     let (publisher, task) = Publisher::new(outbox, Arc::default(), settings, receipt);
     tokio::spawn(task);
-    Setup {
-        script,
-        publisher,
-        peer,
-    }
+    Setup { script, publisher, peer }
 }
 
 fn done(output: &str) -> Ending {
-    Ending::Done(PredictResponse {
-        output: output.into(),
-        ..PredictResponse::default()
-    })
+    Ending::Done(PredictResponse { output: output.into(), ..PredictResponse::default() })
 }
 
 /// Reads up to the last message: the fragments, and the last one.
@@ -160,12 +150,12 @@ async fn after_a_lost_connection_only_the_final_message_follows() {
 
 #[tokio::test]
 async fn an_output_that_fits_nowhere_is_an_error_if_fragments_were_lost() {
-    let mut setup = acknowledged(250).await;
+    let mut setup = acknowledged(700).await;
     setup.publisher.text("one ".into());
     setup.peer.next_message().await.unwrap();
     drop(setup.peer);
-    let mut peer = setup.script.accept(250).await;
-    let long = "x".repeat(500);
+    let mut peer = setup.script.accept(700).await;
+    let long = "x".repeat(2_000);
     setup.publisher.text(long.clone());
     let _sent = setup.publisher.end(done(&format!("one {long}")));
     let (_, last) = read(&mut peer).await;

@@ -68,38 +68,21 @@ pub fn read(specs: &[Spec], source: &dyn Source, flags: &Flags) -> Layers {
             let found = find(spec, source, flags, &table, &origin_file);
             let layered = match found {
                 None => default_of(spec),
-                Some((origin, Ok(value))) => Layered {
-                    spec: *spec,
-                    value,
-                    origin,
-                },
+                Some((origin, Ok(value))) => Layered { spec: *spec, value, origin },
                 Some((origin, Err(reason))) => {
-                    problems.push(Problem {
-                        key: spec.name.into(),
-                        origin,
-                        reason,
-                    });
+                    problems.push(Problem { key: spec.name.into(), origin, reason });
                     default_of(spec)
                 }
             };
             (spec.name, layered)
         })
         .collect();
-    Layers {
-        settings,
-        plugins,
-        file,
-        problems,
-    }
+    Layers { settings, plugins, file, problems }
 }
 
 /// A setting that nobody set.
 pub fn default_of(spec: &Spec) -> Layered {
-    Layered {
-        spec: *spec,
-        value: spec.default.to_value(),
-        origin: Origin::Default,
-    }
+    Layered { spec: *spec, value: spec.default.to_value(), origin: Origin::Default }
 }
 
 /// The value of the strongest layer that has one.
@@ -135,10 +118,7 @@ fn read_file(
     problems: &mut Vec<Problem>,
 ) -> (Option<PathBuf>, toml::Table) {
     let named = flags.config.clone().or_else(|| {
-        source
-            .variable(FILE_VARIABLE)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
+        source.variable(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
     });
     let is_named = named.is_some();
     let path = named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
@@ -168,11 +148,7 @@ fn read_file(
 }
 
 fn file_problem(path: &Path, reason: String) -> Problem {
-    Problem {
-        key: "configuration file".into(),
-        origin: Origin::File(path.to_owned()),
-        reason,
-    }
+    Problem { key: "configuration file".into(), origin: Origin::File(path.to_owned()), reason }
 }
 
 /// Keys of the file and flags that name no setting.

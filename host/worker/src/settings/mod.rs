@@ -4,7 +4,7 @@
 //! [`Settings::load`] either gives a complete configuration or the list of
 //! everything that is wrong, and touches nothing but its [`Source`]: no
 //! connection, no model, no folder. Whether folders exist is found out by those
-//! who open them ([`crate::models`], `llamero-hooks`).
+//! who open them (`models`, `llamero-hooks`).
 //!
 //! ```text
 //! table of settings (spec) ─┐
@@ -13,6 +13,7 @@
 //! ```
 
 mod layers;
+mod list;
 mod nats;
 mod plugins;
 mod source;

@@ -138,10 +138,7 @@ mod tests {
     use super::*;
 
     fn hosts(urls: &Urls) -> Vec<String> {
-        urls.servers
-            .iter()
-            .map(|server| format!("{}:{}", server.host(), server.port()))
-            .collect()
+        urls.servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect()
     }
 
     #[test]
@@ -165,7 +162,9 @@ mod tests {
         assert!(!printed.contains("p@ss") && !printed.contains("p%40ss"), "{printed}");
 
         let urls = parse_urls("nats://s3cr3t@a").unwrap();
-        assert!(matches!(&urls.auth, Some(NatsAuth::Token(token)) if token.expose_secret() == "s3cr3t"));
+        assert!(
+            matches!(&urls.auth, Some(NatsAuth::Token(token)) if token.expose_secret() == "s3cr3t")
+        );
         assert!(parse_urls("nats://a:b@x,nats://a:c@y").is_err());
         assert!(parse_urls("nats://a:%zz@x").is_err());
     }

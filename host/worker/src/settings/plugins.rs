@@ -11,8 +11,9 @@ use std::time::Duration;
 use llamero_hooks::{LimitOverrides, PluginSettings};
 use serde_json::Value;
 
+use super::list::SETTINGS;
 use super::source::{Origin, Problem, Source};
-use super::spec::{Kind, PLUGINS_KEY, SETTINGS, closest};
+use super::spec::{Kind, PLUGINS_KEY, closest};
 use super::value;
 
 /// What every global limit setting begins with; the rest is its name in a
@@ -72,12 +73,7 @@ pub fn read(
 ) -> BTreeMap<String, PluginSettings> {
     let mut plugins = BTreeMap::new();
     for (id, table) in tables {
-        let mut reader = Reader {
-            path: format!("{PLUGINS_KEY}.{id}"),
-            origin,
-            source,
-            problems,
-        };
+        let mut reader = Reader { path: format!("{PLUGINS_KEY}.{id}"), origin, source, problems };
         let settings = match table {
             toml::Value::Table(table) => reader.plugin(table),
             _ => {
@@ -213,10 +209,7 @@ mod tests {
     #[test]
     fn every_limit_has_a_global_setting_and_a_field() {
         for name in LIMITS {
-            assert!(
-                SETTINGS.iter().any(|spec| spec.name == format!("hook_{name}")),
-                "{name}"
-            );
+            assert!(SETTINGS.iter().any(|spec| spec.name == format!("hook_{name}")), "{name}");
             let mut limits = LimitOverrides::default();
             set_limit(&mut limits, name, 7);
             assert_ne!(limits, LimitOverrides::default(), "{name}");

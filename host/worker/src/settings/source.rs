@@ -47,10 +47,7 @@ impl Source for MapSource {
     }
 
     fn read(&self, path: &Path) -> io::Result<String> {
-        self.files
-            .get(path)
-            .cloned()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        self.files.get(path).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 }
 
@@ -67,14 +64,11 @@ impl Flags {
     /// Sets the setting `name` to `text`, read by the same rules as a variable.
     /// `flag` is what error messages call the origin, such as `--slots`.
     pub fn set(&mut self, name: &str, text: impl Into<String>, flag: impl Into<String>) {
-        self.values
-            .insert(name.to_owned(), (text.into(), flag.into()));
+        self.values.insert(name.to_owned(), (text.into(), flag.into()));
     }
 
     pub(super) fn get(&self, name: &str) -> Option<(&str, &str)> {
-        self.values
-            .get(name)
-            .map(|(text, flag)| (text.as_str(), flag.as_str()))
+        self.values.get(name).map(|(text, flag)| (text.as_str(), flag.as_str()))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

@@ -23,10 +23,7 @@ const REDACTED: &str = "[redacted]";
 pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
     let specs = spec::all();
     let layers = layers::read(&specs, source, flags);
-    let mut reader = Reader {
-        problems: Vec::new(),
-        layers: &layers,
-    };
+    let mut reader = Reader { problems: Vec::new(), layers: &layers };
 
     reader.driver();
     let nats = reader.nats();
@@ -60,20 +57,13 @@ pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
                 _ => LogFormat::Text,
             },
         },
-        effective: specs
-            .iter()
-            .map(|spec| effective(&layers.settings[spec.name]))
-            .collect(),
+        effective: specs.iter().map(|spec| effective(&layers.settings[spec.name])).collect(),
     };
 
     let late = std::mem::take(&mut reader.problems);
     let mut problems = layers.problems;
     problems.extend(late);
-    if problems.is_empty() {
-        Ok(settings)
-    } else {
-        Err(Problems(problems))
-    }
+    if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
 }
 
 /// Values by name. Every name that is asked for stands in the table and every
@@ -97,9 +87,7 @@ impl Reader<'_> {
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
-        Some(self.text(name))
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
+        Some(self.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     fn bool(&self, name: &str) -> bool {
@@ -132,13 +120,11 @@ impl Reader<'_> {
     }
 
     fn origin(&self, name: &str) -> Origin {
-        self.get(name)
-            .map_or(Origin::Default, |layered| layered.origin.clone())
+        self.get(name).map_or(Origin::Default, |layered| layered.origin.clone())
     }
 
     fn is_set(&self, name: &str) -> bool {
-        self.get(name)
-            .is_some_and(|layered| layered.value != layered.spec.default.to_value())
+        self.get(name).is_some_and(|layered| layered.value != layered.spec.default.to_value())
     }
 
     fn problem(&mut self, key: &str, reason: impl Into<String>) {
@@ -159,10 +145,7 @@ impl Reader<'_> {
     fn nats(&mut self) -> NatsSettings {
         let urls = nats::parse_urls(&self.text("nats_url")).unwrap_or_else(|reason| {
             self.problem("nats_url", reason);
-            Urls {
-                servers: Vec::new(),
-                auth: None,
-            }
+            Urls { servers: Vec::new(), auth: None }
         });
         let subject = self.text("nats_worker_subject");
         if let Err(reason) = check_plain_subject(&subject) {
@@ -314,23 +297,15 @@ fn check_plain_subject(subject: &str) -> Result<(), String> {
 
 /// `llamero/hooks` in the user's cache folder, by the XDG rules.
 fn user_cache(source: &dyn Source) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        source
-            .variable(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute =
+        |name: &str| source.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("llamero").join("hooks"))
 }
 
 fn effective(layered: &Layered) -> Effective {
-    let Layered {
-        spec,
-        value,
-        origin,
-    } = layered;
+    let Layered { spec, value, origin } = layered;
     let value = match value {
         Value::String(text) if is_secret(spec.kind) && !text.is_empty() => REDACTED.into(),
         Value::String(text) if spec.name == "nats_url" => nats::redact_urls(text).into(),

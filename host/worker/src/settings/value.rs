@@ -17,11 +17,7 @@ use super::spec::Kind;
 pub fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
     let takes_text = matches!(
         kind,
-        Kind::Text
-            | Kind::Secret
-            | Kind::Path
-            | Kind::Choice(_)
-            | Kind::RequestOption("string")
+        Kind::Text | Kind::Secret | Kind::Path | Kind::Choice(_) | Kind::RequestOption("string")
     );
     if takes_text {
         let value = match serde_json::from_str(text) {
@@ -126,9 +122,7 @@ fn whole_number(value: &Value) -> Option<u64> {
 /// Reads `500ms`, `25s`, `2m`, `1.5h` or a bare number of seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;
     let unit = match text[digits..].trim() {
         "" | "s" => 1.0,
@@ -142,9 +136,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// Seconds as a duration, at most a day: no wait of this program is longer.
 fn seconds(number: f64) -> Option<Duration> {
-    (0.0..=86_400.0)
-        .contains(&number)
-        .then(|| Duration::from_secs_f64(number))
+    (0.0..=86_400.0).contains(&number).then(|| Duration::from_secs_f64(number))
 }
 
 #[cfg(test)]
@@ -186,11 +178,7 @@ mod tests {
             (Kind::Texts, "[1]", None),
             (Kind::Choice(&["text", "json"]), "json", Some(json!("json"))),
             (Kind::Choice(&["text", "json"]), "xml", None),
-            (
-                Kind::RequestOption("int"),
-                "[\"x\"]",
-                Some(json!(["x"])),
-            ),
+            (Kind::RequestOption("int"), "[\"x\"]", Some(json!(["x"]))),
             (Kind::RequestOption("int"), "x", None),
             (Kind::RequestOption("string"), "x", Some(json!("x"))),
         ] {

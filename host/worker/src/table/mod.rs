@@ -44,6 +44,7 @@
 //! mark.
 
 mod recent;
+mod types;
 
 #[cfg(test)]
 mod model_test;
@@ -51,149 +52,12 @@ mod model_test;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use recent::Recent;
-
-/// A moment, as the time since the worker's start.
-pub type Time = Duration;
-
-/// A client's name of a job. Several jobs may share one.
-pub type JobName = Arc<str>;
-
-/// The worker's own number of one predict; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// The worker's own number of one interrupt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterruptId(pub u64);
-
-/// Bounds and times of the table.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Jobs that run at once.
-    pub slots: usize,
-    /// Jobs that may wait.
-    pub queue: usize,
-    /// How long an interrupt waits for its jobs to end; protocol.md 6: 500 ms,
-    /// because the Go client gives up after one second.
-    pub interrupt_wait: Duration,
-    /// How long a job that ended is still known to interrupts: 30 s.
-    pub ended_for: Duration,
-    /// How long an interrupt without a job is remembered: 5 s.
-    pub mark_for: Duration,
-    /// How long jobs may take to stop once the grace is over.
-    pub cancel_allowance: Duration,
-    /// Most ended jobs, and most marks, that are remembered; the oldest go
-    /// first. With names of at most 1 KiB this bounds both to 4 MiB.
-    pub remembered: usize,
-    /// Most interrupts that wait; a further one is answered at once.
-    pub interrupts: usize,
-}
-
-impl Limits {
-    /// The times of the protocol with these numbers of jobs.
-    pub fn new(slots: usize, queue: usize) -> Self {
-        Self {
-            slots,
-            queue,
-            interrupt_wait: Duration::from_millis(500),
-            ended_for: Duration::from_secs(30),
-            mark_for: Duration::from_secs(5),
-            cancel_allowance: Duration::from_secs(2),
-            remembered: 4096,
-            interrupts: 1024,
-        }
-    }
-}
-
-/// Whether an interrupt that finds no job leaves a mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// It may have overtaken its predict.
-    Leave,
-    /// Its predict is in the same message and must not be hit by it.
-    Omit,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A predict arrived.
-    Predict {
-        /// The client's name of it.
-        job: JobName,
-        /// The worker's number of it.
-        ticket: Ticket,
-    },
-    /// An interrupt arrived.
-    Interrupt {
-        /// The jobs it means.
-        job: JobName,
-        /// The worker's number of it.
-        id: InterruptId,
-        /// What to do if there is no such job.
-        mark: Mark,
-    },
-    /// Nothing is computed for this job any more, but messages may be on their
-    /// way.
-    Generated(Ticket),
-    /// The job's last message has left. For refused jobs too.
-    Ended(Ticket),
-    /// The worker was told to stop; running jobs get this much time.
-    Drain {
-        /// From now to the cancelling of what still runs.
-        grace: Duration,
-    },
-    /// Nothing but time has passed.
-    Tick,
-}
-
-/// Why a job is not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// No slot and no place in the queue.
-    Busy,
-    /// The worker is stopping.
-    ShuttingDown,
-    /// An interrupt came before it ran.
-    Interrupted,
-}
-
-/// What an interrupt is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// Its jobs have ended, or have been told to.
-    Yes,
-    /// There is no such job.
-    No,
-}
-
-/// How the last jobs ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drained {
-    /// By themselves.
-    InGrace,
-    /// Some had to be cancelled.
-    GraceRanOut,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Run this job.
-    Start(Ticket),
-    /// Send this job its error, then report [`Event::Ended`].
-    Refuse(Ticket, Refusal),
-    /// Stop this running job; it ends with the error of an interruption.
-    Cancel(Ticket),
-    /// Answer this interrupt.
-    Answer(InterruptId, Found),
-    /// No job is left and none will come.
-    Drained(Drained),
-}
+pub use types::{
+    Action, Drained, Event, Found, InterruptId, JobName, Limits, Mark, Refusal, Ticket, Time,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -393,9 +257,7 @@ impl JobTable {
         if self.phase != Phase::Serving {
             return;
         }
-        self.phase = Phase::Draining {
-            deadline: now + grace,
-        };
+        self.phase = Phase::Draining { deadline: now + grace };
         for ticket in self.waiting.drain(..) {
             if let Some(entry) = self.entries.get_mut(&ticket) {
                 entry.state = State::Closing;
@@ -416,9 +278,7 @@ impl JobTable {
             && deadline <= now
             && !self.entries.is_empty()
         {
-            self.phase = Phase::Expired {
-                give_up: now + self.limits.cancel_allowance,
-            };
+            self.phase = Phase::Expired { give_up: now + self.limits.cancel_allowance };
             for (ticket, entry) in &mut self.entries {
                 if let State::Running { cancelled } = &mut entry.state
                     && !std::mem::replace(cancelled, true)

@@ -89,9 +89,7 @@ impl Model {
     fn ended_lately(&self, name: &str) -> bool {
         self.jobs.values().any(|job| {
             job.name == name
-                && job
-                    .ended_at
-                    .is_some_and(|at| self.now < at + Duration::from_secs(30))
+                && job.ended_at.is_some_and(|at| self.now < at + Duration::from_secs(30))
         })
     }
 }
@@ -124,11 +122,7 @@ impl Run {
                 self.follow(&actions)
             }
             Op::Ended(index) => {
-                let alive = [
-                    ModelState::Running,
-                    ModelState::Cancelled,
-                    ModelState::Closing,
-                ];
+                let alive = [ModelState::Running, ModelState::Cancelled, ModelState::Closing];
                 let Some(ticket) = self.model.pick(&alive, index) else {
                     return Ok(());
                 };
@@ -180,10 +174,8 @@ impl Run {
         } else {
             Some(Refusal::Busy)
         };
-        let actions = self.step(Event::Predict {
-            job: name.as_str().into(),
-            ticket: Ticket(ticket),
-        });
+        let actions =
+            self.step(Event::Predict { job: name.as_str().into(), ticket: Ticket(ticket) });
         let got = actions.iter().find_map(|action| match action {
             Action::Refuse(Ticket(refused), refusal) if *refused == ticket => Some(*refusal),
             _ => None,
@@ -197,13 +189,10 @@ impl Run {
             Some(Refusal::Interrupted) => (ModelState::Gone, Some(self.model.now)),
             Some(_) => (ModelState::Gone, None),
         };
-        let job = ModelJob {
-            name,
-            state,
-            ended_at,
-        };
+        let job = ModelJob { name, state, ended_at };
         self.model.jobs.insert(ticket, job);
-        let own_refusal = |action: &Action| matches!(action, Action::Refuse(Ticket(t), _) if *t == ticket);
+        let own_refusal =
+            |action: &Action| matches!(action, Action::Refuse(Ticket(t), _) if *t == ticket);
         let rest: Vec<Action> = actions.into_iter().filter(|action| !own_refusal(action)).collect();
         self.follow(&rest)
     }
@@ -279,9 +268,8 @@ impl Run {
                     let Some((jobs, deadline)) = self.model.pending.remove(&id) else {
                         return Err(TestCaseError::fail(format!("{id} answered twice")));
                     };
-                    let all_gone = jobs
-                        .iter()
-                        .all(|ticket| self.model.jobs[ticket].state == ModelState::Gone);
+                    let all_gone =
+                        jobs.iter().all(|ticket| self.model.jobs[ticket].state == ModelState::Gone);
                     prop_assert!(all_gone || deadline <= self.model.now);
                 }
                 Action::Drained(how) => {

@@ -20,12 +20,7 @@ pub struct Recent {
 
 impl Recent {
     pub fn new(keep: Duration, capacity: usize) -> Self {
-        Self {
-            keep,
-            capacity,
-            names: HashMap::new(),
-            order: VecDeque::new(),
-        }
+        Self { keep, capacity, names: HashMap::new(), order: VecDeque::new() }
     }
 
     pub fn insert(&mut self, now: Time, name: JobName) {

@@ -11,18 +11,11 @@ fn table(slots: usize, queue: usize) -> JobTable {
 }
 
 fn predict(job: &str, ticket: u64) -> Event {
-    Event::Predict {
-        job: job.into(),
-        ticket: Ticket(ticket),
-    }
+    Event::Predict { job: job.into(), ticket: Ticket(ticket) }
 }
 
 fn interrupt(job: &str, id: u64) -> Event {
-    Event::Interrupt {
-        job: job.into(),
-        id: InterruptId(id),
-        mark: Mark::Leave,
-    }
+    Event::Interrupt { job: job.into(), id: InterruptId(id), mark: Mark::Leave }
 }
 
 fn start(ticket: u64) -> Action {
@@ -104,11 +97,7 @@ fn an_interrupt_meets_every_job_of_its_name() {
             (0, predict("a", 1), &[start(1)]),
             (0, predict("b", 2), &[]),
             (0, predict("a", 3), &[]),
-            (
-                10,
-                interrupt("a", 1),
-                &[cancel(1), refuse(3, Refusal::Interrupted)],
-            ),
+            (10, interrupt("a", 1), &[cancel(1), refuse(3, Refusal::Interrupted)]),
             (11, Event::Ended(Ticket(3)), &[]),
             // A second interrupt cancels nothing twice and waits as well.
             (12, interrupt("a", 2), &[]),
@@ -135,10 +124,7 @@ fn an_interrupt_is_answered_in_time_even_if_the_job_does_not_stop() {
     assert_eq!(table.next_deadline(), Some(ms(600)));
     check(
         &mut table,
-        &[
-            (600, Event::Tick, &[answer(1, Found::Yes)]),
-            (700, Event::Ended(Ticket(1)), &[]),
-        ],
+        &[(600, Event::Tick, &[answer(1, Found::Yes)]), (700, Event::Ended(Ticket(1)), &[])],
     );
 }
 
@@ -169,17 +155,10 @@ fn an_interrupt_that_overtakes_its_predict_stops_it() {
 
 #[test]
 fn an_interrupt_of_a_combined_request_leaves_no_mark() {
-    let event = Event::Interrupt {
-        job: "a".into(),
-        id: InterruptId(1),
-        mark: Mark::Omit,
-    };
+    let event = Event::Interrupt { job: "a".into(), id: InterruptId(1), mark: Mark::Omit };
     check(
         &mut table(1, 0),
-        &[
-            (0, event, &[answer(1, Found::No)]),
-            (0, predict("a", 1), &[start(1)]),
-        ],
+        &[(0, event, &[answer(1, Found::No)]), (0, predict("a", 1), &[start(1)])],
     );
 }
 
@@ -191,18 +170,10 @@ fn draining_refuses_what_waits_and_lets_run_what_runs() {
         &[
             (0, predict("a", 1), &[start(1)]),
             (0, predict("b", 2), &[]),
-            (
-                10,
-                Event::Drain { grace },
-                &[refuse(2, Refusal::ShuttingDown)],
-            ),
+            (10, Event::Drain { grace }, &[refuse(2, Refusal::ShuttingDown)]),
             (20, predict("c", 3), &[refuse(3, Refusal::ShuttingDown)]),
             (30, Event::Ended(Ticket(2)), &[]),
-            (
-                40,
-                Event::Ended(Ticket(1)),
-                &[Action::Drained(Drained::InGrace)],
-            ),
+            (40, Event::Ended(Ticket(1)), &[Action::Drained(Drained::InGrace)]),
             (50, predict("d", 4), &[refuse(4, Refusal::ShuttingDown)]),
         ],
     );
@@ -211,14 +182,7 @@ fn draining_refuses_what_waits_and_lets_run_what_runs() {
 #[test]
 fn draining_an_idle_worker_is_done_at_once() {
     let grace = ms(1000);
-    check(
-        &mut table(1, 2),
-        &[(
-            0,
-            Event::Drain { grace },
-            &[Action::Drained(Drained::InGrace)],
-        )],
-    );
+    check(&mut table(1, 2), &[(0, Event::Drain { grace }, &[Action::Drained(Drained::InGrace)])]);
 }
 
 #[test]
@@ -241,11 +205,7 @@ fn when_the_grace_is_over_jobs_are_cancelled() {
         &[
             (1000, Event::Tick, &[cancel(1), cancel(2)]),
             (1010, Event::Ended(Ticket(1)), &[]),
-            (
-                1020,
-                Event::Ended(Ticket(2)),
-                &[Action::Drained(Drained::GraceRanOut)],
-            ),
+            (1020, Event::Ended(Ticket(2)), &[Action::Drained(Drained::GraceRanOut)]),
         ],
     );
 }
@@ -267,11 +227,7 @@ fn a_job_that_does_not_stop_cannot_keep_the_worker() {
 
 #[test]
 fn what_is_remembered_is_bounded() {
-    let mut table = JobTable::new(Limits {
-        remembered: 2,
-        interrupts: 1,
-        ..Limits::new(1, 0)
-    });
+    let mut table = JobTable::new(Limits { remembered: 2, interrupts: 1, ..Limits::new(1, 0) });
     check(
         &mut table,
         &[

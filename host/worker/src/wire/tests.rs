@@ -22,10 +22,7 @@ fn path() -> PathBuf {
 #[test]
 fn every_model_error_is_code_10() {
     let name = || "m.gguf".to_owned();
-    let load = |cause| ModelError::Load {
-        name: name(),
-        cause: Arc::new(cause),
-    };
+    let load = |cause| ModelError::Load { name: name(), cause: Arc::new(cause) };
     let io = || io::Error::from(io::ErrorKind::PermissionDenied);
     let reason = || "reason".to_owned();
     let failed = "failed to load \"m.gguf\"";
@@ -36,13 +33,7 @@ fn every_model_error_is_code_10() {
         ),
         (ModelError::NoneNamed, "failed to load \"\""),
         (ModelError::NotListed { name: name() }, failed),
-        (
-            ModelError::Unreadable {
-                name: name(),
-                cause: "/secret".into(),
-            },
-            failed,
-        ),
+        (ModelError::Unreadable { name: name(), cause: "/secret".into() }, failed),
         (ModelError::Panicked { name: name() }, failed),
         (load(LoadError::Io { path: path(), source: io() }), failed),
         (load(LoadError::NotAFile { path: path() }), failed),
@@ -96,13 +87,7 @@ fn engine_errors() {
     );
     check(&submit(&SubmitError::Stopped, 1), 7, "engine stopped");
     check(
-        &submit(
-            &SubmitError::Sampling {
-                name: "top_p",
-                reason: "must be from 0 to 1".into(),
-            },
-            1,
-        ),
+        &submit(&SubmitError::Sampling { name: "top_p", reason: "must be from 0 to 1".into() }, 1),
         7,
         "option top_p: must be from 0 to 1",
     );
@@ -115,16 +100,8 @@ fn engine_errors() {
     ] {
         check(&generation(&error), 7, text);
     }
-    check(
-        &constraint(&ConstraintError::Grammar("x".into())),
-        7,
-        "option grammar: x",
-    );
-    check(
-        &constraint(&ConstraintError::Schema("x".into())),
-        7,
-        "option json_schema: x",
-    );
+    check(&constraint(&ConstraintError::Grammar("x".into())), 7, "option grammar: x");
+    check(&constraint(&ConstraintError::Schema("x".into())), 7, "option json_schema: x");
     check(&panicked(), 7, "internal error");
     check(
         &output_too_large(2, 1),
@@ -162,11 +139,7 @@ fn every_kind_of_hook_failure() {
         assert_eq!(kind.as_str(), word);
     }
     check(&hook_failure(&failure(FailureKind::Busy)), 6, "worker busy");
-    check(
-        &hook_failure(&failure(FailureKind::Cancelled)),
-        8,
-        "prediction interrupted",
-    );
+    check(&hook_failure(&failure(FailureKind::Cancelled)), 8, "prediction interrupted");
 }
 
 #[test]

@@ -18,7 +18,10 @@ fn plugin_configs() -> Vec<(&'static str, Value)> {
         ("prompt-template", json!({ "template": "{{input}}\nAnswer in one short sentence." })),
         ("prompt-window", json!({ "max_context_tokens": 40 })),
         ("redact", json!({})),
-        ("system-prompt", json!({ "text": "You are the friendly help desk of Llamero." })),
+        (
+            "system-prompt",
+            json!({ "text": "You are a helpful assistant of the Llamero help desk." }),
+        ),
         ("topic-guard", json!({ "topics": { "weather": ["weather", "forecast"] } })),
     ]
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::child::Worker;
 use super::stage::Stage;
-use super::{Narrator, say};
+use super::{Narrator, changes, say};
 use crate::client::{Client, Delivery};
 use crate::collector::{Done, Fragments, Step};
 use crate::exit::{Exit, Failure};
@@ -20,6 +20,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for one message of a prediction.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Private data as a client might send it. All three are set aside for examples
+/// and tests, so nobody can be called, written to, or charged.
+const PRIVATE: [&str; 3] = ["ada@example.com", "+1 202 555 0143", "4111 1111 1111 1111"];
 
 /// The end of a prediction and what the client measured.
 struct Outcome {
@@ -37,7 +41,7 @@ pub async fn play(
     stage: &Stage,
 ) -> Result<(), Failure> {
     models(tell, client).await?;
-    let answer = private_data(tell, client, worker).await?;
+    let answer = private_data(tell, client, worker, stage).await?;
     if stage.has("prompt-window") {
         long_context(tell, client, worker).await?;
     }
@@ -49,7 +53,10 @@ pub async fn play(
     }
     interrupt(tell, client).await?;
     tell.scene("Numbers of the first answer")?;
-    say(&format!("  {}", stats::summary(&answer.0, answer.1, answer.2)))
+    for part in stats::summary(&answer.0, answer.1, answer.2).split("; ") {
+        say(&format!("  {part}"))?;
+    }
+    Ok(())
 }
 
 async fn models(tell: &mut Narrator, client: &Client) -> Result<(), Failure> {
@@ -71,18 +78,24 @@ async fn private_data(
     tell: &mut Narrator,
     client: &Client,
     worker: &mut Worker,
+    stage: &Stage,
 ) -> Result<Numbers, Failure> {
-    tell.scene("A chat request with private data passes the hooks, the answer is streamed")?;
-    let text = "Hello, I am Ada. Write to ada@example.com or call +49 30 1234567; \
-                my card is 4111 1111 1111 1111. What do you need to help me?";
+    tell.scene("Private data is masked before the model sees it; the answer is streamed")?;
+    let [mail, phone, card] = PRIVATE;
+    let text =
+        format!("My mail is {mail}, my phone is {phone}, and my card is {card}. Repeat that.");
     say(&format!("  client:  {text}"))?;
-    let request = chat(text, json!({ "max_tokens": 60, "seed": 7, "temperature": 0 }));
+    // Greedy and without penalty: the model shall repeat what it was given.
+    let request = chat(&text, json!({ "max_tokens": 60, "temperature": 0, "repeat_penalty": 1 }));
     let mut line = Indented::begin("  model:   ")?;
     let job = nuid::next().to_string();
     let outcome = predict(client, &job, request, |text| line.add(text)).await?;
     line.end()?;
     let done = outcome.result.map_err(|error| Failure::from_worker(&error))?;
-    show_changes(worker, &job).await?;
+    let events = show_changes(worker, &job).await?;
+    if stage.has("redact") && !is_masked(&events) {
+        return Err(unexpected("masked private data", "the log above"));
+    }
     Ok((done.response, outcome.first_text, outcome.total))
 }
 
@@ -97,13 +110,14 @@ async fn long_context(
                 A group of llamas is called a herd, and a young one is called a cria.\n\n\
                 Llamas hum, and they spit when they are annoyed.</context>\n\
                 What is a llama?";
-    let request = chat(text, json!({ "max_tokens": 30, "seed": 7, "temperature": 0 }));
+    let request = chat(text, json!({ "max_tokens": 30, "temperature": 0 }));
     let mut line = Indented::begin("  model:   ")?;
     let job = nuid::next().to_string();
     let outcome = predict(client, &job, request, |text| line.add(text)).await?;
     line.end()?;
     outcome.result.map_err(|error| Failure::from_worker(&error))?;
-    show_changes(worker, &job).await
+    show_changes(worker, &job).await?;
+    Ok(())
 }
 
 async fn forbidden_topic(tell: &mut Narrator, client: &Client) -> Result<(), Failure> {
@@ -126,7 +140,7 @@ async fn crash(tell: &mut Narrator, client: &Client) -> Result<(), Failure> {
     tell.scene("A hook crashes: its request fails at once, a stream beside it goes on")?;
     let long = completion(
         "Once upon a time there was a llama",
-        json!({ "max_tokens": 120, "ignore_eos": true, "seed": 7 }),
+        json!({ "max_tokens": 100, "ignore_eos": true, "seed": 7 }),
     );
     let (started, mut stream) = tokio::sync::mpsc::channel(1024);
     let neighbour = {
@@ -207,36 +221,28 @@ async fn interrupt(tell: &mut Narrator, client: &Client) -> Result<(), Failure> 
 }
 
 /// Prints what the worker's log says about the hooks of a job.
-async fn show_changes(worker: &mut Worker, job: &str) -> Result<(), Failure> {
-    say("  what the hooks did:")?;
+async fn show_changes(worker: &mut Worker, job: &str) -> Result<Vec<Value>, Failure> {
+    say("  what the hooks did (phase, plugin, verdict, time; - before, + after):")?;
     let events = worker.events(|event| event["job"] == job && event["plugin"].is_string()).await;
-    if events.is_empty() {
+    let lines = changes::describe(&events);
+    if lines.is_empty() {
         return Err(unexpected("log lines of the hooks", "none"));
     }
-    for event in &events {
-        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
-        if event["field"].is_string() {
-            say(&format!("    {:<16} {}", "", text("field")))?;
-            say(&format!("    {:<18} - {}", "", one_line(&text("before"))))?;
-            say(&format!("    {:<18} + {}", "", one_line(&text("after"))))?;
-        } else {
-            say(&format!("    {:<16} {}", text("plugin"), text("verdict")))?;
-        }
+    for line in lines {
+        say(&format!("    {line}"))?;
     }
-    Ok(())
+    Ok(events)
 }
 
-/// A text on one line, cut in the middle if it is long.
-fn one_line(text: &str) -> String {
-    const LONGEST: usize = 160;
-    let line = text.replace('\n', "\\n");
-    let n_chars = line.chars().count();
-    if n_chars <= LONGEST {
-        return line;
-    }
-    let head: String = line.chars().take(LONGEST / 2).collect();
-    let tail: String = line.chars().skip(n_chars - LONGEST / 2).collect();
-    format!("{head} ... {tail}")
+/// Whether `redact` left none of the private data in the text that it changed.
+fn is_masked(events: &[Value]) -> bool {
+    let mut texts = events
+        .iter()
+        .filter(|event| event["plugin"] == "redact")
+        .filter_map(|event| event["after"].as_str())
+        .peekable();
+    texts.peek().is_some()
+        && texts.all(|text| PRIVATE.iter().all(|private| !text.contains(private)))
 }
 
 /// Runs a streamed prediction to its end.

@@ -31,11 +31,7 @@ async fn setup() -> Setup {
     let (replies, held) = Replies::held(outbox);
     let (dispatch, dispatched) = mpsc::channel(16);
     let (lister, listed) = mpsc::channel(16);
-    let actors = Actors {
-        dispatch,
-        lister,
-        replies,
-    };
+    let actors = Actors { dispatch, lister, replies };
     let stream_subjects = vec!["_INBOX.>".to_owned()];
     let headers = vec!["X-Tier".to_owned()];
     Setup {
@@ -79,9 +75,7 @@ async fn commands_go_to_those_who_act() {
 
     setup.handle(r#"{"job":"b","interrupt":{}}"#).await;
     match setup.dispatched.try_recv().unwrap() {
-        Command::Interrupt {
-            job, reply, mark, ..
-        } => {
+        Command::Interrupt { job, reply, mark, .. } => {
             assert_eq!((&*job, reply.as_deref()), ("b", Some("_INBOX.r")));
             assert_eq!(mark, Mark::Leave);
         }
@@ -103,14 +97,8 @@ async fn commands_go_to_those_who_act() {
 async fn what_cannot_be_served_is_answered_once() {
     let mut setup = setup().await;
     for (payload, body) in [
-        (
-            r#"{"list":{}}"#,
-            r#"{"error":{"code":2,"error":"job id is required"}}"#,
-        ),
-        (
-            r#"{"job":"a"}"#,
-            r#"{"job":"a","error":{"code":3,"error":"command not supported"}}"#,
-        ),
+        (r#"{"list":{}}"#, r#"{"error":{"code":2,"error":"job id is required"}}"#),
+        (r#"{"job":"a"}"#, r#"{"job":"a","error":{"code":3,"error":"command not supported"}}"#),
         (
             r#"{"job":"a","predict":{"input":"x","stream":"llm.work"}}"#,
             r#"{"job":"a","error":{"code":2,"error":"stream subject is the worker's own"}}"#,
@@ -187,9 +175,7 @@ async fn headers_tell_who_calls() {
 #[tokio::test]
 async fn several_commands_are_served_one_after_the_other() {
     let mut setup = setup().await;
-    setup
-        .handle(r#"{"job":"a","list":{},"interrupt":{},"predict":{"input":"x"}}"#)
-        .await;
+    setup.handle(r#"{"job":"a","list":{},"interrupt":{},"predict":{"input":"x"}}"#).await;
     let list = setup.listed.recv().await.unwrap();
     // Nothing else before the list is answered.
     tokio::task::yield_now().await;
@@ -205,10 +191,7 @@ async fn several_commands_are_served_one_after_the_other() {
     tokio::task::yield_now().await;
     assert!(setup.dispatched.try_recv().is_err());
     done.send(()).unwrap();
-    assert!(matches!(
-        setup.dispatched.recv().await.unwrap(),
-        Command::Predict(_)
-    ));
+    assert!(matches!(setup.dispatched.recv().await.unwrap(), Command::Predict(_)));
 }
 
 #[tokio::test]

@@ -105,9 +105,7 @@ async fn without_an_inbox_nothing_is_asked() {
     let (connection, mut peer) = script.connect(1 << 20).await;
     let outbox = outbox(&connection).await;
     // A server that does not answer the probe.
-    let silent = tokio::spawn(async move {
-        while peer.next().await.is_some() {}
-    });
+    let silent = tokio::spawn(async move { while peer.next().await.is_some() {} });
     assert!(!outbox.probe().await);
     let receipt = outbox.send_with_receipt(last_message(&outbox)).await.unwrap();
     assert_eq!(outbox.confirm(receipt).await, Delivered::Yes);
@@ -120,8 +118,5 @@ async fn what_is_too_large_is_refused_before_it_is_sent() {
     let (connection, _peer) = script.connect(50).await;
     let outbox = outbox(&connection).await;
     let message = last_message(&outbox);
-    assert!(matches!(
-        outbox.send(message).await,
-        Err(SendError::TooLarge { max: 50 })
-    ));
+    assert!(matches!(outbox.send(message).await, Err(SendError::TooLarge { max: 50 })));
 }

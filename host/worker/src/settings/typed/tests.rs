@@ -111,7 +111,8 @@ fn defaults_of_requests_come_from_the_same_layers() {
         ("llm_temperature", "0"),
     ];
     let settings = load_with(&variables, "top_k = 7\nmodel = \"m.gguf\"\n").unwrap();
-    let resolved = llamero_protocol::resolve(&Default::default(), &settings.options, false).unwrap();
+    let resolved =
+        llamero_protocol::resolve(&Default::default(), &settings.options, false).unwrap();
     assert_eq!(resolved.ctx_size, 2048);
     assert_eq!(resolved.stop, ["x"]);
     assert_eq!(resolved.instructions, "plain text");

@@ -1,0 +1,93 @@
+//! What the store tells: how a load goes on, and why a job gets no model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use llamero_engine::LoadError;
+use llamero_protocol::ErrorBody;
+
+/// What is told about loading, to whoever shows it to people.
+#[derive(Debug, Clone)]
+pub enum LoadEvent {
+    /// A load begins.
+    Started {
+        /// The model's name.
+        model: String,
+    },
+    /// It goes on.
+    Progress {
+        /// The model's name.
+        model: String,
+        /// From 0 to 1.
+        fraction: f32,
+    },
+    /// It is done.
+    Finished {
+        /// The model's name.
+        model: String,
+        /// How long it took.
+        took: Duration,
+    },
+    /// It failed or was aborted.
+    Failed {
+        /// The model's name.
+        model: String,
+    },
+}
+
+/// Called for each [`LoadEvent`], from the loading thread.
+pub type LoadProgress = Arc<dyn Fn(LoadEvent) + Send + Sync>;
+
+/// Why a job gets no model.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ModelError {
+    /// The name is refused before anything is opened.
+    #[error("{0}")]
+    Name(ErrorBody),
+    /// None is named, and the folder does not hold exactly one.
+    #[error("no model is named, and the folder does not hold exactly one")]
+    NoneNamed,
+    /// The folder holds no model of that name.
+    #[error("there is no model {name:?}")]
+    NotListed {
+        /// The name.
+        name: String,
+    },
+    /// The folder cannot be read.
+    #[error("the models folder cannot be read: {cause}")]
+    Unreadable {
+        /// The name that was asked for, if any.
+        name: String,
+        /// The operating system's reason.
+        cause: String,
+    },
+    /// The engine refused the file. The cause is for the operator only.
+    #[error("{name:?} cannot be loaded: {cause}")]
+    Load {
+        /// The name.
+        name: String,
+        /// The engine's reason.
+        cause: Arc<LoadError>,
+    },
+    /// Loading panicked.
+    #[error("loading {name:?} panicked")]
+    Panicked {
+        /// The name.
+        name: String,
+    },
+    /// More context than the operator allows.
+    #[error("ctx_size {wanted} is larger than {limit}, the most this worker allows")]
+    CtxSize {
+        /// What was asked for.
+        wanted: u32,
+        /// The most there is.
+        limit: u32,
+    },
+}
+
+impl ModelError {
+    /// Whether the load ended because nobody waited; who came later tries anew.
+    pub(super) fn is_aborted(&self) -> bool {
+        matches!(self, Self::Load { cause, .. } if matches!(**cause, LoadError::Aborted))
+    }
+}

@@ -1,0 +1,296 @@
+//! The one table of the worker's own settings.
+//!
+//! A row is all that a new setting needs to be read from every layer, listed and
+//! explained; its typed value is then taken out in [`super::typed`].
+
+use super::spec::{Kind, Spec, SpecDefault};
+
+const fn spec(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Spec {
+    Spec { name, kind, default: SpecDefault::Json(default), help, flag: None, aliases: &[] }
+}
+
+const fn with_flag(mut spec: Spec, flag: &'static str) -> Spec {
+    spec.flag = Some(flag);
+    spec
+}
+
+const fn with_aliases(mut spec: Spec, aliases: &'static [&'static str]) -> Spec {
+    spec.aliases = aliases;
+    spec
+}
+
+const fn int(min: u64, max: u64) -> Kind {
+    Kind::Int { min, max }
+}
+
+const U32_MAX: u64 = u32::MAX as u64;
+
+/// The worker's own settings, in the order in which they are listed.
+pub static SETTINGS: &[Spec] = &[
+    // NATS.
+    with_aliases(
+        with_flag(
+            spec(
+                "nats_url",
+                Kind::Text,
+                "\"nats://127.0.0.1:4222\"",
+                "NATS servers, separated by commas; may carry user:password@.",
+            ),
+            "nats",
+        ),
+        &["NATS_URL"],
+    ),
+    with_flag(
+        spec(
+            "nats_worker_subject",
+            Kind::Text,
+            "\"llm.worker.default\"",
+            "Subject on which requests arrive.",
+        ),
+        "subject",
+    ),
+    spec(
+        "nats_client_name",
+        Kind::Text,
+        "\"llm-worker\"",
+        "Name of the connection, as NATS monitoring shows it; empty for none.",
+    ),
+    with_aliases(
+        spec(
+            "nats_nk",
+            Kind::Path,
+            "\"\"",
+            "File with the nkey seed to authenticate with; read again at each connect.",
+        ),
+        &["NATS_NKEY"],
+    ),
+    with_aliases(
+        spec(
+            "nats_creds",
+            Kind::Path,
+            "\"\"",
+            "Credentials file (JWT and seed); read again at each connect.",
+        ),
+        &["NATS_CREDS"],
+    ),
+    with_aliases(
+        spec("nats_token", Kind::Secret, "\"\"", "Token to authenticate with."),
+        &["NATS_TOKEN"],
+    ),
+    with_aliases(
+        spec("nats_user", Kind::Text, "\"\"", "User to authenticate as; needs nats_password."),
+        &["NATS_USER"],
+    ),
+    with_aliases(
+        spec("nats_password", Kind::Secret, "\"\"", "Password of nats_user."),
+        &["NATS_PASSWORD"],
+    ),
+    with_aliases(
+        spec(
+            "nats_ca",
+            Kind::Path,
+            "\"\"",
+            "PEM file with the certificates of the CA that signed the server's.",
+        ),
+        &["NATS_CA"],
+    ),
+    with_aliases(
+        spec(
+            "nats_cert",
+            Kind::Path,
+            "\"\"",
+            "PEM file with the client certificate; needs nats_key.",
+        ),
+        &["NATS_CERT"],
+    ),
+    with_aliases(
+        spec("nats_key", Kind::Path, "\"\"", "PEM file with the key of nats_cert."),
+        &["NATS_KEY"],
+    ),
+    spec("nats_tls", Kind::Bool, "false", "Refuse to talk to a server without TLS."),
+    spec(
+        "nats_tls_first",
+        Kind::Bool,
+        "false",
+        "Start TLS before the server's greeting; the server must be configured so.",
+    ),
+    spec("nats_inbox_prefix", Kind::Text, "\"_INBOX\"", "Prefix of the connection's own inboxes."),
+    // Models.
+    spec("type", Kind::Text, "\"llama\"", "Driver of the models; only llama."),
+    with_flag(
+        spec("dir", Kind::Path, "\".\"", "Folder of the model files (*.gguf, *.bin)."),
+        "models",
+    ),
+    spec(
+        "max_ctx_size",
+        int(0, U32_MAX),
+        "0",
+        "Largest ctx_size that a request may ask for; 0: the larger of ctx_size and what the model was trained with.",
+    ),
+    spec(
+        "max_loaded_models",
+        int(1, 64),
+        "1",
+        "Models kept loaded; the one used longest ago goes first.",
+    ),
+    spec(
+        "preload",
+        Kind::Bool,
+        "false",
+        "Load the default model at start instead of at the first request.",
+    ),
+    spec(
+        "follow_links",
+        Kind::Bool,
+        "true",
+        "Follow symbolic links that lead out of the models folder.",
+    ),
+    spec("threads", int(0, 1024), "0", "Compute threads of a model; 0: one for each core."),
+    spec(
+        "gpu_layers",
+        int(0, U32_MAX),
+        "0",
+        "Layers to compute on a GPU, where the build supports one.",
+    ),
+    spec("n_batch", int(32, 65536), "512", "Most tokens computed in one step."),
+    spec("use_mmap", Kind::Bool, "true", "Map model files into memory instead of reading them."),
+    spec("use_mlock", Kind::Bool, "false", "Lock model memory, so that it is never paged out."),
+    // Jobs.
+    spec("slots", int(1, 256), "4", "Jobs served at once."),
+    spec(
+        "queue",
+        int(0, 65536),
+        "4",
+        "Jobs that may wait; beyond that clients are told that the worker is busy.",
+    ),
+    spec("allow_grammar", Kind::Bool, "false", "Let clients send a GBNF grammar."),
+    spec(
+        "shutdown_grace",
+        Kind::Duration,
+        "25",
+        "How long running jobs may go on after the first signal to stop.",
+    ),
+    // Answers.
+    spec(
+        "response_extras",
+        Kind::Bool,
+        "true",
+        "Send finish_reason, usage, timings and the options beyond the 13 common ones.",
+    ),
+    spec(
+        "ack_delay_ms",
+        int(0, 10_000),
+        "10",
+        "Milliseconds between the acknowledgement and the first message of a stream.",
+    ),
+    spec(
+        "flush_interval_ms",
+        int(0, 10_000),
+        "25",
+        "Milliseconds for which generated text is joined before it is sent.",
+    ),
+    spec(
+        "flush_bytes",
+        int(1, 1 << 20),
+        "1024",
+        "Bytes of generated text that are sent without waiting for the interval.",
+    ),
+    spec(
+        "stream_subjects",
+        Kind::Texts,
+        "[\"_INBOX.>\"]",
+        "Subjects that requests may stream to; * and > as in subscriptions.",
+    ),
+    // Hooks.
+    with_flag(
+        spec(
+            "hooks_dir",
+            Kind::Path,
+            "\"\"",
+            "Folder of the hooks: its *.wasm files, in name order; empty for none.",
+        ),
+        "hooks",
+    ),
+    spec(
+        "hooks_cache_dir",
+        Kind::Path,
+        "\"\"",
+        "Folder for compiled hooks; empty: llamero/hooks in the user's cache folder.",
+    ),
+    spec(
+        "hook_wall_ms",
+        int(1, 600_000),
+        "250",
+        "Milliseconds that one hook call may take, waiting included.",
+    ),
+    spec(
+        "hook_cpu_ms",
+        int(1, 600_000),
+        "50",
+        "Milliseconds of CPU time that one hook call may take.",
+    ),
+    spec("hook_memory_mib", int(1, 512), "64", "Memory of one hook instance, in MiB."),
+    spec("hook_output_bytes", int(1, 1 << 30), "4194304", "Bytes that one hook call may return."),
+    spec(
+        "hook_host_call_bytes",
+        int(1, 1 << 30),
+        "8388608",
+        "Bytes that a hook may pass in one call of the host.",
+    ),
+    spec(
+        "hook_handles",
+        int(1, 1_000_000),
+        "1000",
+        "Component handles that one hook instance may hold.",
+    ),
+    spec(
+        "hook_reason_bytes",
+        int(1, 1 << 20),
+        "4096",
+        "Bytes of the reason that a hook may give for a rejection.",
+    ),
+    spec(
+        "hook_tokenizer_bytes",
+        int(1, 1 << 30),
+        "1048576",
+        "Bytes of text that a hook may pass in one call of the tokenizer.",
+    ),
+    spec(
+        "hook_log_bytes_per_s",
+        int(0, 1 << 30),
+        "65536",
+        "Bytes that one hook may log in a second; more is dropped.",
+    ),
+    spec("hook_notes", int(0, 10_000), "32", "Notes that one hook may leave on one job."),
+    spec("hook_concurrency", int(1, 1024), "16", "Hook calls at once, over all jobs."),
+    spec("hook_instances", int(1, 10_000), "128", "Hook instances that may exist at once."),
+    spec("hook_threads", int(1, 64), "2", "Threads that run hooks."),
+    spec(
+        "hook_max_component_bytes",
+        int(1, 1 << 32),
+        "67108864",
+        "Largest hook file that is loaded, in bytes.",
+    ),
+    spec("hook_max_plugins", int(1, 1024), "32", "Most hooks in the folder."),
+    spec(
+        "hook_trial_wall",
+        Kind::Duration,
+        "10",
+        "How long each step of a hook's trial at start may take.",
+    ),
+    spec("hook_headers", Kind::Texts, "[]", "Names of the request headers that hooks may see."),
+    spec(
+        "log_hook_text",
+        Kind::Bool,
+        "false",
+        "Log the texts that hooks change, before and after; for trying hooks out, never where prompts are private.",
+    ),
+    // Logs.
+    spec(
+        "log",
+        Kind::Text,
+        "\"info,async_nats=warn,llama.cpp=warn\"",
+        "Filter of log lines, in the syntax of RUST_LOG.",
+    ),
+    spec("log_format", Kind::Choice(&["text", "json"]), "\"text\"", "Form of log lines."),
+];

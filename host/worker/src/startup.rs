@@ -1,0 +1,87 @@
+//! What a worker does before it connects: hooks compiled and tried, the model
+//! loaded if the operator wants it at start.
+
+use std::sync::Arc;
+
+use llamero_hooks::{Chain, HookHost, HostConfig};
+use llamero_protocol::{Options, model_choice};
+
+use crate::models::store::StoreConfig;
+use crate::models::tokenizers::LoadedTokenizers;
+use crate::models::{ModelError, ModelStore};
+use crate::settings::{HookSettings, Settings};
+use crate::worker::WorkerError;
+
+/// How models are loaded, from the settings.
+pub fn store_config(settings: &Settings) -> StoreConfig {
+    // The configured default of ctx_size: what a request without options gets.
+    // It was checked with the settings.
+    let usual = model_choice(&Options::default(), &settings.options);
+    StoreConfig {
+        settings: settings.models.clone(),
+        ctx_size: usual.map_or(4096, |choice| choice.ctx_size),
+        slots: settings.jobs.slots,
+    }
+}
+
+/// Compiles and tries all hooks, on a thread that may block.
+pub async fn load_hooks(
+    settings: HookSettings,
+    models: ModelStore,
+) -> Result<(HookHost, Chain), WorkerError> {
+    let loading = tokio::task::spawn_blocking(move || {
+        let defaults = HostConfig::default();
+        let config = HostConfig {
+            limits: settings.limits.over(&defaults.limits),
+            concurrency: settings.concurrency,
+            max_instances: settings.instances,
+            threads: settings.threads,
+            // Without hooks there is nothing to keep, so no folder is made.
+            cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
+            max_component_bytes: settings.max_component_bytes,
+            max_plugins: settings.max_plugins,
+            trial_wall: settings.trial_wall,
+            option_check: None,
+        };
+        let host = HookHost::new(config, Arc::new(LoadedTokenizers(models)))?;
+        let chain = match &settings.dir {
+            Some(dir) => host.load_dir(dir, &settings.plugins).map_err(WorkerError::Hooks)?,
+            None => host.empty_chain(),
+        };
+        for plugin in chain.plugins() {
+            tracing::info!(
+                hook = plugin.id,
+                digest = plugin.digest.get(..12),
+                phases = ?plugin.phases,
+                size_bytes = plugin.size_bytes,
+                "hook loaded"
+            );
+        }
+        Ok((host, chain))
+    });
+    loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
+}
+
+/// Loads the model that a request without options would get.
+pub async fn preload(settings: &Settings, models: &ModelStore) -> Result<(), ModelError> {
+    let choice = model_choice(&Options::default(), &settings.options)
+        .map_err(|error| ModelError::Name(error.into()))?;
+    models.acquire(&choice).await.map(drop)
+}
+
+/// How many models the folder holds; a folder that cannot be read is warned
+/// about, not an error: it may be mounted later.
+pub async fn count_models(settings: &Settings) -> usize {
+    let (dir, follow_links) = (settings.models.dir.clone(), settings.models.follow_links);
+    let listed =
+        tokio::task::spawn_blocking(move || crate::models::dir::list(&dir, follow_links)).await;
+    match listed {
+        Ok(Ok(names)) => names.len(),
+        Ok(Err(error)) => {
+            let dir = settings.models.dir.display();
+            tracing::warn!(%dir, %error, "the models folder cannot be read");
+            0
+        }
+        Err(_) => 0,
+    }
+}
