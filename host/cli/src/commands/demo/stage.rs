@@ -99,6 +99,7 @@ impl Stage {
             "dir": args.models,
             "preload": true,
             "ctx_size": 2048,
+            "threads": compute_threads(),
             "hooks_dir": self.folder().join("hooks"),
             "log_format": "json",
             "log_hook_text": true,
@@ -116,6 +117,12 @@ impl Stage {
         std::fs::write(&file, text).map_err(anyhow::Error::from)?;
         Ok(file)
     }
+}
+
+/// All cores but one: compute threads wait for each other actively, and a demo
+/// on a busy machine must not crawl because one of them is not scheduled.
+fn compute_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
 /// Copies a plugin on stage; false if the folder has none of this id.
