@@ -413,7 +413,7 @@ async fn plugins_that_cannot_be_loaded_stop_the_start() {
         .flag("--models", models.path())
         .flag("--hooks", hooks.path())
         .launch();
-    assert_ne!(worker.exit_code().await, 0, "{}", worker.log());
+    assert_eq!(worker.exit_code().await, 64, "{}", worker.log());
     let log = worker.log();
     for (name, cause) in [
         ("empty", ""),

@@ -178,6 +178,7 @@ struct Serving {
     dispatch: mpsc::Sender<Command>,
     receiving: tokio::task::JoinHandle<End>,
     stop_receiving: CancellationToken,
+    sending: tokio::task::JoinHandle<()>,
     tracker: TaskTracker,
 }
 
@@ -193,7 +194,7 @@ impl Serving {
         let outbox = Outbox::new(connection.clone(), inbox, &worker);
         let tracker = TaskTracker::new();
         let (replies, sending) = Replies::new(outbox.clone());
-        tracker.spawn(sending);
+        let sending = tokio::spawn(sending);
 
         let (n_hooks, subject) = (hooks.plugins().len(), settings.nats.subject.clone());
         let shared = Arc::new(Shared {
@@ -270,6 +271,7 @@ impl Serving {
             dispatch,
             receiving,
             stop_receiving,
+            sending,
             tracker,
         })
     }
@@ -312,10 +314,13 @@ impl Serving {
 
         self.tracker.close();
         let left = deadline.saturating_duration_since(Instant::now());
-        let farewell = tokio::time::timeout(left.min(FAREWELL_WAIT).max(CLOSE_WAIT), async {
-            self.tracker.wait().await;
-        });
-        let all_sent = farewell.await.is_ok();
+        let farewell = tokio::time::Instant::now() + left.clamp(CLOSE_WAIT, FAREWELL_WAIT);
+        let answered = tokio::time::timeout_at(farewell, self.sending).await.is_ok();
+        // Jobs have handed their last messages over before they ended. What is
+        // left to do is asking the server whether it has them; while it can be
+        // asked, only offers to clients that have not come back take longer.
+        let confirmed = tokio::time::timeout_at(farewell, self.tracker.wait()).await.is_ok();
+        let all_sent = answered && (confirmed || self.connection.is_up());
         close(&self.connection, &self.outbox).await;
         self.models.release_all();
         let in_grace = how == Drained::InGrace && all_sent;
