@@ -87,6 +87,10 @@ async fn the_emulation_loses_what_a_rude_worker_sends() {
         let stream = body["predict"]["stream"].as_str().expect("stream").to_owned();
         let last = json!({"job": body["job"], "predict": {"output": "x"}});
         server.nats.publish(stream, last.to_string().into()).await.expect("publish");
+        server.nats.flush().await.expect("flush");
+        // The two arrive on tasks of their own: without a pause it would be up to
+        // the scheduler which of them is read first.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let ack = json!({"job": body["job"]});
         let reply = request.reply.expect("reply");
         server.nats.publish(reply, ack.to_string().into()).await.expect("publish");
