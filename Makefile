@@ -79,8 +79,8 @@ audit: ## Check the dependencies against the RustSec advisories (needs the netwo
 
 .PHONY: bench
 bench: build model plugins ## Measure hook calls and the worker under load.
-	@$(CARGO) bench --locked --package llamero-hooks
-	@$(CARGO) bench --locked --package llamero-tests --bench load
+	@$(CARGO) bench --locked --workspace --bench hook_call
+	@$(CARGO) bench --locked --workspace --bench load
 
 .PHONY: fmt
 fmt: ## Format the code.
