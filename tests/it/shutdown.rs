@@ -199,6 +199,8 @@ async fn a_burst_during_the_drain_is_answered_to_the_last() {
         const COUNT: usize = 3000;
         for number in 0..COUNT {
             if number == COUNT / 3 {
+                // What was sent so far is routed to the worker now.
+                client.round_trip().await;
                 bench.worker.sigterm();
             }
             answers.request(&client, number, &cheap(number)).await;
