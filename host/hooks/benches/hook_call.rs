@@ -22,7 +22,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use guest::{Guest, Image};
 use llamero_hooks::{
-    Content, HookHost, HostConfig, JobContext, NoTokenizer, PluginSettings, Request,
+    Content, HookHost, HostConfig, JobContext, NoTokenizer, PluginSettings, Request, Services,
 };
 
 fn request() -> Request {
@@ -39,7 +39,7 @@ fn request() -> Request {
 }
 
 fn chains(c: &mut Criterion) {
-    let host = HookHost::new(HostConfig::default(), Arc::new(NoTokenizer)).unwrap();
+    let host = HookHost::new(HostConfig::default(), Services::new(Arc::new(NoTokenizer))).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_time()

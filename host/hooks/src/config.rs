@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::data::Request;
+use crate::policy::Policy;
 
 /// Checks a request that a plugin changed, before the next plugin sees it.
 ///
@@ -36,6 +37,10 @@ pub struct HostConfig {
     /// kind `busy`. All of them together may use this many times
     /// [`Limits::memory_bytes`].
     pub max_instances: u32,
+    /// Instances that may be kept ready, over all plugins (default 64), beside
+    /// [`Self::max_instances`]. Plugins that find none left of it make theirs when
+    /// a job needs them.
+    pub max_ready: u32,
     /// Threads of the runtime that runs plugins (default 2; 1 and 2 make sense).
     pub threads: usize,
     /// Where compiled code is kept. The directory is made with mode 0700 if it
@@ -63,6 +68,7 @@ impl Default for HostConfig {
             limits: Limits::default(),
             concurrency: 16,
             max_instances: 128,
+            max_ready: 64,
             threads: 2,
             cache_dir: None,
             max_component_bytes: 64 << 20,
@@ -79,6 +85,7 @@ impl fmt::Debug for HostConfig {
             .field("limits", &self.limits)
             .field("concurrency", &self.concurrency)
             .field("max_instances", &self.max_instances)
+            .field("max_ready", &self.max_ready)
             .field("threads", &self.threads)
             .field("cache_dir", &self.cache_dir)
             .field("max_component_bytes", &self.max_component_bytes)
@@ -132,6 +139,31 @@ limits! {
     /// 50 ms), so that a plugin which the system did not run is not charged.
     /// Checked every millisecond. Kind `cpu`.
     cpu: Duration = Duration::from_millis(50),
+    /// Wall time of one `push` of a stream filter (default 20 ms). Kind `wall`.
+    push_wall: Duration = Duration::from_millis(20),
+    /// CPU time of one `push` of a stream filter (default 5 ms). Kind `cpu`.
+    push_cpu: Duration = Duration::from_millis(5),
+    /// Wall time of an observer's call (default 100 ms). Kind `wall`.
+    observer_wall: Duration = Duration::from_millis(100),
+    /// CPU time of an observer's call (default 20 ms). Kind `cpu`.
+    observer_cpu: Duration = Duration::from_millis(20),
+    /// Bytes of text that a stream filter may hold back (default 4 KiB). Kind
+    /// `hold`.
+    hold_bytes: usize = 4 << 10,
+    /// How long a stream filter may hold text back (default 2 s). Kind `hold`.
+    hold_time: Duration = Duration::from_secs(2),
+    /// Bytes of keys and values that a plugin may keep in `state` (default
+    /// 1 MiB). The plugin gets `quota-exceeded`, which is no failure.
+    state_bytes: usize = 1 << 20,
+    /// Keys that a plugin may keep in `state` (default 10,000). The plugin gets
+    /// `quota-exceeded`, which is no failure.
+    state_keys: usize = 10_000,
+    /// Calls of one plugin that may be in progress at once (default 16). Kind
+    /// `busy`.
+    calls: usize = 16,
+    /// Instances of a plugin that are kept ready, made and configured ahead of
+    /// need (default 1). A job that finds none makes its own.
+    ready: usize = 1,
     /// Bytes of all linear memories and tables of one instance together, a table
     /// element counting as one pointer (default 64 MiB). Kind `memory`.
     memory_bytes: usize = 64 << 20,
@@ -164,11 +196,18 @@ impl Limits {
     /// The first limit that cannot work, as a text for the operator.
     pub(crate) fn problem(&self) -> Option<String> {
         let zero = |name: &str| Some(format!("limit `{name}` is 0; nothing could run under it"));
-        if self.wall.is_zero() {
-            return zero("wall");
-        }
-        if self.cpu.is_zero() {
-            return zero("cpu");
+        for (name, value) in [
+            ("wall", self.wall),
+            ("cpu", self.cpu),
+            ("push_wall", self.push_wall),
+            ("push_cpu", self.push_cpu),
+            ("observer_wall", self.observer_wall),
+            ("observer_cpu", self.observer_cpu),
+            ("hold_time", self.hold_time),
+        ] {
+            if value.is_zero() {
+                return zero(name);
+            }
         }
         for (name, value) in [
             ("memory_bytes", self.memory_bytes),
@@ -176,6 +215,8 @@ impl Limits {
             ("host_call_bytes", self.host_call_bytes),
             ("handles", self.handles),
             ("reason_bytes", self.reason_bytes),
+            ("hold_bytes", self.hold_bytes),
+            ("calls", self.calls),
         ] {
             if value == 0 {
                 return zero(name);
@@ -187,11 +228,17 @@ impl Limits {
                 self.memory_bytes
             ));
         }
-        if self.wall > MAX_WALL {
-            return Some(format!(
-                "limit `wall` is {:?}, the largest possible is {MAX_WALL:?}",
-                self.wall
-            ));
+        for (name, value) in [
+            ("wall", self.wall),
+            ("push_wall", self.push_wall),
+            ("observer_wall", self.observer_wall),
+            ("hold_time", self.hold_time),
+        ] {
+            if value > MAX_WALL {
+                return Some(format!(
+                    "limit `{name}` is {value:?}, the largest possible is {MAX_WALL:?}"
+                ));
+            }
         }
         None
     }
@@ -215,6 +262,8 @@ pub struct PluginSettings {
     /// Secrets that the plugin may read by name. Everything else is answered
     /// with `not-granted`.
     pub secrets: BTreeMap<String, String>,
+    /// Whether and where it runs, and what its failures mean.
+    pub policy: Policy,
 }
 
 impl fmt::Debug for PluginSettings {
@@ -224,6 +273,7 @@ impl fmt::Debug for PluginSettings {
             .field("limits", &self.limits)
             // Names only: settings are printed and logged.
             .field("secrets", &self.secrets.keys().collect::<Vec<_>>())
+            .field("policy", &self.policy)
             .finish()
     }
 }

@@ -158,8 +158,10 @@ pub enum Verdict {
     Replace,
     /// Answered without inference.
     Respond,
-    /// Decided against the request.
+    /// Decided against the request or its output.
     Reject,
+    /// Ended the output.
+    Halt,
     /// The call failed.
     Failed,
 }
@@ -173,6 +175,7 @@ impl Verdict {
             Self::Replace => "replace",
             Self::Respond => "respond",
             Self::Reject => "reject",
+            Self::Halt => "halt",
             Self::Failed => "failed",
         }
     }
@@ -191,4 +194,87 @@ pub struct FieldChange {
     pub after_bytes: Option<usize>,
     /// The field before and after the change.
     pub text: Option<(String, String)>,
+}
+
+/// Token counts of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Those of them that came out of the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens that were generated.
+    pub completion_tokens: u32,
+}
+
+/// Why an output ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FinishReason {
+    /// End of text, or a stop string.
+    Stop,
+    /// The token limit or the end of the context.
+    Length,
+    /// Ended by a plugin, with the reason that it gave.
+    Filtered(String),
+    /// The job was cancelled.
+    Cancelled,
+}
+
+/// What the outgoing side of a chain gives back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    /// Text that every plugin has released, in order; never empty.
+    Text(String),
+    /// Nothing follows. `Filtered` means that a plugin ended the output and the
+    /// generation should stop; otherwise it is the reason given to `close`.
+    Done(FinishReason),
+    /// A plugin decided against the output; what was not released never will be.
+    Rejected {
+        /// The plugin's id.
+        plugin: String,
+        /// Where it decided.
+        phase: Phase,
+        /// As in [`RequestOutcome::Rejected`].
+        code: Option<u32>,
+        /// Text for the client, never empty.
+        reason: String,
+    },
+    /// A plugin failed; what was not released never will be.
+    Failed(Failure),
+}
+
+/// What an observer is told about a job that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// How it ended.
+    pub outcome: Completion,
+    /// Its tokens.
+    pub usage: Usage,
+    /// From its arrival to its first stage.
+    pub queued: Duration,
+    /// From its arrival to its first generated text.
+    pub first_token: Option<Duration>,
+    /// From its arrival to its last message.
+    pub total: Duration,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completion {
+    /// With an output.
+    Completed(FinishReason),
+    /// A plugin decided against it.
+    Rejected {
+        /// The code that the client got.
+        code: u32,
+        /// The text that the client got.
+        reason: String,
+    },
+    /// With an error.
+    Failed {
+        /// The code that the client got.
+        code: u32,
+        /// The text that the client got.
+        reason: String,
+    },
 }

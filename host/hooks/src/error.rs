@@ -15,15 +15,33 @@ pub enum Phase {
     Request,
     /// The rendered prompt.
     Prompt,
+    /// The generated text, as it is generated.
+    Stream,
+    /// The whole generated text.
+    Response,
+    /// After the answer.
+    Observer,
 }
 
 impl Phase {
+    /// All phases, in the order in which a job passes them.
+    pub const ALL: [Self; 5] =
+        [Self::Request, Self::Prompt, Self::Stream, Self::Response, Self::Observer];
+
     /// Its name on the wire and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Prompt => "prompt",
+            Self::Stream => "stream",
+            Self::Response => "response",
+            Self::Observer => "observer",
         }
+    }
+
+    /// The phase of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
     }
 }
 
@@ -49,10 +67,14 @@ pub enum FailureKind {
     Stack,
     /// It handed too much to the host, or held too many handles.
     Quota,
+    /// It held back more text than it may, or for longer than it may.
+    Hold,
     /// No instance of it could be made ready.
     Instantiate,
     /// No instance or call slot came free in time.
     Busy,
+    /// It has failed so often that it is not called for a while.
+    Quarantined,
     /// It returned an error.
     Guest,
     /// What it returned cannot be used.
@@ -73,8 +95,10 @@ impl FailureKind {
             Self::Memory => "memory",
             Self::Stack => "stack",
             Self::Quota => "quota",
+            Self::Hold => "hold",
             Self::Instantiate => "instantiate",
             Self::Busy => "busy",
+            Self::Quarantined => "quarantined",
             Self::Guest => "guest",
             Self::InvalidOutput => "invalid-output",
             Self::Cancelled => "cancelled",

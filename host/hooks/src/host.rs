@@ -23,8 +23,8 @@ use crate::error::{HostError, LoadCause, LoadError};
 use crate::guest::GuestState;
 use crate::imports::add_to_linker;
 use crate::load::{MAX_TRIAL_WALL, load};
+use crate::services::Services;
 use crate::ticker::Ticker;
-use crate::tokenizer::TokenizerService;
 
 /// Runs plugins. Making one starts the engine, its ticker, and a small runtime of
 /// its own; they end when it and everything made from it is gone.
@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) compiler: Compiler,
     pub(crate) ticker: Ticker,
     pub(crate) runtime: HookRuntime,
-    pub(crate) tokenizer: Arc<dyn TokenizerService>,
+    pub(crate) services: Services,
     /// Calls that may be in progress.
     pub(crate) calls: Arc<Semaphore>,
     /// Instances that may exist, trials not counted.
@@ -49,18 +49,17 @@ pub(crate) struct Shared {
 
 impl HookHost {
     /// Starts a host.
-    pub fn new(
-        config: HostConfig,
-        tokenizer: Arc<dyn TokenizerService>,
-    ) -> Result<Self, HostError> {
+    pub fn new(config: HostConfig, services: Services) -> Result<Self, HostError> {
         check(&config)?;
         let cache = match &config.cache_dir {
             Some(dir) => Some(open_cache(dir)?),
             None => None,
         };
         let failed = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
-        // One more than jobs can have, for the trial of a plugin that is loaded.
-        let (engine, allocation) = serving(config.max_instances + 1, cache.as_ref())?;
+        // One more than jobs and pools can have, for the trial of a plugin that is
+        // loaded.
+        let instances = config.max_instances + config.max_ready + 1;
+        let (engine, allocation) = serving(instances, cache.as_ref())?;
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker).map_err(failed)?;
         let ticker = Ticker::start(engine.weak()).map_err(HostError::Threads)?;
@@ -70,7 +69,7 @@ impl HookHost {
             linker,
             ticker,
             runtime,
-            tokenizer,
+            services,
             calls: Arc::new(Semaphore::new(config.concurrency)),
             instances: Arc::new(Semaphore::new(config.max_instances as usize)),
             engine,
@@ -204,6 +203,8 @@ fn check(config: &HostConfig) -> Result<(), HostError> {
     } else if !(1..=4096).contains(&config.max_instances) {
         // Each one reserves some gigabytes of address space.
         format!("`max_instances` is {}, and must be 1 to 4096", config.max_instances)
+    } else if config.max_ready > 4096 {
+        format!("`max_ready` is {}, and must be at most 4096", config.max_ready)
     } else if !(1..=64).contains(&config.threads) {
         format!("`threads` is {}, and must be 1 to 64", config.threads)
     } else if config.trial_wall.is_zero() || config.trial_wall > MAX_TRIAL_WALL {

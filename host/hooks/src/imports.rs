@@ -207,7 +207,7 @@ where
 
 impl GuestState {
     fn tokenizer(&self) -> Arc<dyn TokenizerService> {
-        Arc::clone(&self.plugin.tokenizer)
+        Arc::clone(&self.plugin.services.tokenizer)
     }
 
     fn check_size(&self, size: usize) -> Result<(), tokenizer::Error> {

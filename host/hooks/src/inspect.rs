@@ -9,11 +9,7 @@ use wasmparser::{ComponentExternalKind, Parser, Payload};
 use crate::error::LoadCause;
 
 /// Interfaces of the WIT package that a plugin may import.
-const OFFERED: &[&str] = &["log", "config", "tokenizer", "call", "types"];
-/// Interfaces of the WIT package that are reserved and not offered yet.
-const NOT_YET: &[&str] = &["state", "metrics"];
-/// Phases that a later version calls.
-const UNSERVED: &[&str] = &["stream-filter", "response-hook", "observer"];
+const OFFERED: &[&str] = &["log", "config", "tokenizer", "state", "metrics", "call", "types"];
 /// The WASI packages that are linked, without anything in them.
 const WASI: &[&str] = &["io", "clocks", "random", "cli", "filesystem", "sockets"];
 
@@ -24,8 +20,19 @@ pub(crate) struct Found {
     pub(crate) lifecycle: Option<String>,
     pub(crate) request: Option<String>,
     pub(crate) prompt: Option<String>,
+    pub(crate) stream: Option<String>,
+    pub(crate) response: Option<String>,
+    pub(crate) observer: Option<String>,
     /// Whether it can read its configuration.
     pub(crate) reads_config: bool,
+}
+
+impl Found {
+    fn has_phase(&self) -> bool {
+        [&self.request, &self.prompt, &self.stream, &self.response, &self.observer]
+            .into_iter()
+            .any(Option::is_some)
+    }
 }
 
 /// Refuses a component that asks for something else than there is, or that has a
@@ -58,7 +65,7 @@ pub(crate) fn inspect(component: &[u8]) -> Result<Found, LoadCause> {
     if let Some(export) = unserved {
         return Err(LoadCause::UnservedPhase { export });
     }
-    if found.request.is_none() && found.prompt.is_none() {
+    if !found.has_phase() {
         return Err(LoadCause::NoPhases);
     }
     Ok(found)
@@ -103,9 +110,6 @@ fn check_import(name: &str) -> Result<(), LoadCause> {
         }
         return match parts.interface {
             interface if OFFERED.contains(&interface) => Ok(()),
-            interface if NOT_YET.contains(&interface) => {
-                unknown("the interface is reserved and comes with a later version".to_owned())
-            }
             _ => unknown(offered()),
         };
     }
@@ -147,9 +151,12 @@ fn add_export(
         "lifecycle" => &mut found.lifecycle,
         "request-hook" => &mut found.request,
         "prompt-hook" => &mut found.prompt,
+        "stream-filter" => &mut found.stream,
+        "response-hook" => &mut found.response,
+        "observer" => &mut found.observer,
         other => {
             // Also what nobody has heard of: it may be a phase of a later version.
-            if UNSERVED.contains(&other) || !OFFERED.contains(&other) {
+            if !OFFERED.contains(&other) {
                 unserved.get_or_insert_with(|| name.to_owned());
             }
             return Ok(());
@@ -215,7 +222,7 @@ mod tests {
 
     #[test]
     fn phases_that_would_not_be_called_are_refused() {
-        for phase in ["stream-filter", "response-hook", "observer", "brand-new"] {
+        for phase in ["token-guard", "brand-new"] {
             let name = format!("llamero:hooks/{phase}@0.1.0");
             let export = format!(r#"(export "{name}" (instance $i))"#);
             refused(&export, &name);
@@ -232,16 +239,11 @@ mod tests {
         {
             found(&import(name)).unwrap();
         }
-        for name in [
-            "llamero:hooks/state@0.1.0",
-            "llamero:hooks/metrics@0.1.0",
-            "llamero:hooks/teapot@0.1.0",
-            "wasi:http/types@0.2.0",
-            "acme:things/database@1.0.0",
-        ] {
+        for name in
+            ["llamero:hooks/teapot@0.1.0", "wasi:http/types@0.2.0", "acme:things/database@1.0.0"]
+        {
             refused(&import(name), name);
         }
-        refused(&import("llamero:hooks/state@0.1.0"), "later version");
     }
 
     #[test]

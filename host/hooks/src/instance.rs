@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use crate::bindings::v0_1::{lifecycle, prompt_hook, request_hook};
+use crate::bindings::v0_1::{
+    lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
+};
 use crate::classify::{CallError, Stage, add_stderr, classify, limit_text};
 use crate::clock::CpuClock;
 use crate::engine;
@@ -49,6 +51,9 @@ pub(crate) struct JobInstance {
     pub(crate) lifecycle: Option<lifecycle::Guest>,
     pub(crate) request: Option<request_hook::Guest>,
     pub(crate) prompt: Option<prompt_hook::Guest>,
+    pub(crate) stream: Option<stream_filter::Guest>,
+    pub(crate) response: Option<response_hook::Guest>,
+    pub(crate) observer: Option<observer::Guest>,
 }
 
 /// An export that does not have the type that its name promises.
@@ -73,7 +78,16 @@ impl JobInstance {
         let making = plugin.pre.instantiate_async(&mut store);
         let ended = guard(host, job, &clock, budget, making).await;
         let instance = settle(&store, Stage::Make, ended)?;
-        Ok(Self { store, instance, lifecycle: None, request: None, prompt: None })
+        Ok(Self {
+            store,
+            instance,
+            lifecycle: None,
+            request: None,
+            prompt: None,
+            stream: None,
+            response: None,
+            observer: None,
+        })
     }
 
     /// Finds the functions of every export and checks their types.
@@ -93,6 +107,18 @@ impl JobInstance {
         if let Some(indices) = &exports.prompt {
             let guest = indices.load(&mut *store, instance);
             self.prompt = Some(guest.map_err(broken("prompt-hook"))?);
+        }
+        if let Some(indices) = &exports.stream {
+            let guest = indices.load(&mut *store, instance);
+            self.stream = Some(guest.map_err(broken("stream-filter"))?);
+        }
+        if let Some(indices) = &exports.response {
+            let guest = indices.load(&mut *store, instance);
+            self.response = Some(guest.map_err(broken("response-hook"))?);
+        }
+        if let Some(indices) = &exports.observer {
+            let guest = indices.load(&mut *store, instance);
+            self.observer = Some(guest.map_err(broken("observer"))?);
         }
         Ok(())
     }

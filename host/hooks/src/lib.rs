@@ -29,7 +29,10 @@ mod instance;
 mod job;
 mod load;
 mod plugin;
+mod policy;
 mod run;
+mod services;
+mod state;
 mod ticker;
 mod tokenizer;
 mod verdict;
@@ -38,10 +41,18 @@ mod watch;
 pub use chain::{Chain, PluginInfo};
 pub use config::{HostConfig, LimitOverrides, Limits, OptionCheck, PluginSettings};
 pub use data::{
-    Change, Content, FieldChange, JobContext, Message, Prompt, PromptOutcome, Request,
-    RequestOutcome, Verdict,
+    Change, Completion, Content, FieldChange, FinishReason, JobContext, Message, Outgoing, Prompt,
+    PromptOutcome, Request, RequestOutcome, Summary, Usage, Verdict,
 };
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
+pub use policy::{
+    FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
+};
+pub use services::{
+    Measurement, MetricsService, NoMetrics, ServiceFuture, Services, StateError, StateQuota,
+    StateService,
+};
+pub use state::MemoryState;
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

@@ -12,7 +12,9 @@ use tracing::warn;
 use wasmtime::component::{Component, InstancePre};
 
 use crate::artifact;
-use crate::bindings::v0_1::{lifecycle, prompt_hook, request_hook};
+use crate::bindings::v0_1::{
+    lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
+};
 use crate::chain::PluginInfo;
 use crate::classify::{CallError, Stage};
 use crate::config::{MAX_MEMORY_BYTES, PluginSettings};
@@ -115,7 +117,8 @@ fn settle_settings(
         config,
         secrets: settings.secrets.clone(),
         log: LogBudget::new(limits.log_bytes_per_s),
-        tokenizer: Arc::clone(&host.tokenizer),
+        services: host.services.clone(),
+        policy: settings.policy.clone(),
         limits,
     })
 }
@@ -165,6 +168,9 @@ fn exports(found: &Found, pre: &InstancePre<GuestState>) -> Result<Exports, Load
         lifecycle: look_up(found.lifecycle.as_ref(), || lifecycle::GuestIndices::new(pre))?,
         request: look_up(found.request.as_ref(), || request_hook::GuestIndices::new(pre))?,
         prompt: look_up(found.prompt.as_ref(), || prompt_hook::GuestIndices::new(pre))?,
+        stream: look_up(found.stream.as_ref(), || stream_filter::GuestIndices::new(pre))?,
+        response: look_up(found.response.as_ref(), || response_hook::GuestIndices::new(pre))?,
+        observer: look_up(found.observer.as_ref(), || observer::GuestIndices::new(pre))?,
     })
 }
 

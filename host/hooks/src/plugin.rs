@@ -9,13 +9,16 @@ use std::sync::Arc;
 use serde_json::Value;
 use wasmtime::component::InstancePre;
 
-use crate::bindings::v0_1::{lifecycle, prompt_hook, request_hook};
+use crate::bindings::v0_1::{
+    lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
+};
 use crate::chain::PluginInfo;
 use crate::config::Limits;
 use crate::error::Phase;
 use crate::guest::GuestState;
 use crate::imports::LogBudget;
-use crate::tokenizer::TokenizerService;
+use crate::policy::Policy;
+use crate::services::Services;
 
 pub(crate) struct Plugin {
     pub(crate) info: PluginInfo,
@@ -32,7 +35,8 @@ pub(crate) struct PluginShared {
     pub(crate) config_text: String,
     pub(crate) secrets: BTreeMap<String, String>,
     pub(crate) log: LogBudget,
-    pub(crate) tokenizer: Arc<dyn TokenizerService>,
+    pub(crate) services: Services,
+    pub(crate) policy: Policy,
 }
 
 /// The interfaces of the WIT package that a component exports.
@@ -41,6 +45,9 @@ pub(crate) struct Exports {
     pub(crate) lifecycle: Option<lifecycle::GuestIndices>,
     pub(crate) request: Option<request_hook::GuestIndices>,
     pub(crate) prompt: Option<prompt_hook::GuestIndices>,
+    pub(crate) stream: Option<stream_filter::GuestIndices>,
+    pub(crate) response: Option<response_hook::GuestIndices>,
+    pub(crate) observer: Option<observer::GuestIndices>,
 }
 
 impl Exports {
@@ -48,10 +55,13 @@ impl Exports {
         match phase {
             Phase::Request => self.request.is_some(),
             Phase::Prompt => self.prompt.is_some(),
+            Phase::Stream => self.stream.is_some(),
+            Phase::Response => self.response.is_some(),
+            Phase::Observer => self.observer.is_some(),
         }
     }
 
     pub(crate) fn phases(&self) -> Vec<Phase> {
-        [Phase::Request, Phase::Prompt].into_iter().filter(|phase| self.has(*phase)).collect()
+        Phase::ALL.into_iter().filter(|phase| self.has(*phase)).collect()
     }
 }

@@ -204,7 +204,7 @@ impl JobState {
         let (budget, _slot) = self.enter(place, plugin).await?;
         if count_again {
             // As the worker will tokenize it: one piece, control tokens parsed.
-            let tokens = host.tokenizer.encode(&prompt.model, &prompt.text, true);
+            let tokens = host.services.tokenizer.encode(&prompt.model, &prompt.text, true);
             let tokens = tokens.map_err(|error: TokenizerError| {
                 CallError::new(FailureKind::Host, format!("tokens of the prompt: {error}"))
             })?;
@@ -306,7 +306,7 @@ impl JobState {
             Ok(Step::Pass) => (Verdict::Pass, Vec::new()),
             Ok(Step::Change(_, fields)) => match watch.phase {
                 Phase::Request => (Verdict::Patch, fields.clone()),
-                Phase::Prompt => (Verdict::Replace, fields.clone()),
+                _ => (Verdict::Replace, fields.clone()),
             },
             Ok(Step::Respond(_)) => (Verdict::Respond, Vec::new()),
             Ok(Step::Reject(_)) => (Verdict::Reject, Vec::new()),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use llamero_hooks::{Chain, HookHost, HostConfig};
+use llamero_hooks::{Chain, HookHost, HostConfig, Services};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
@@ -43,7 +43,7 @@ pub async fn load_hooks(
             trial_wall: settings.trial_wall,
             option_check: None,
         };
-        let host = HookHost::new(config, Arc::new(LoadedTokenizers(models)))?;
+        let host = HookHost::new(config, Services::new(Arc::new(LoadedTokenizers(models))))?;
         let chain = match &settings.dir {
             Some(dir) => host.load_dir(dir, &settings.plugins).map_err(WorkerError::Hooks)?,
             None => host.empty_chain(),

@@ -91,6 +91,8 @@ pub fn hook_failure(failure: &Failure) -> ErrorBody {
         FailureKind::Stack => HookFailureKind::Stack,
         FailureKind::Quota => HookFailureKind::Quota,
         FailureKind::Instantiate => HookFailureKind::Instantiate,
+        FailureKind::Hold => HookFailureKind::Hold,
+        FailureKind::Quarantined => HookFailureKind::Quarantined,
         FailureKind::Guest => HookFailureKind::Guest,
         FailureKind::InvalidOutput => HookFailureKind::InvalidOutput,
         FailureKind::Host => HookFailureKind::Host,
@@ -104,6 +106,8 @@ fn hook_phase(phase: Phase) -> HookPhase {
     match phase {
         Phase::Request => HookPhase::Request,
         Phase::Prompt => HookPhase::Prompt,
+        Phase::Stream => HookPhase::Stream,
+        Phase::Response => HookPhase::Response,
         other => HookPhase::Other(other.as_str().to_owned()),
     }
 }

@@ -210,7 +210,8 @@ fn limits_that_cannot_work_are_refused() {
         limits: Limits { cpu: Duration::ZERO, ..Limits::default() },
         ..HostConfig::default()
     };
-    let error = HookHost::new(config, std::sync::Arc::new(Letters)).unwrap_err();
+    let error = HookHost::new(config, llamero_hooks::Services::new(std::sync::Arc::new(Letters)))
+        .unwrap_err();
     assert!(error.to_string().contains("`cpu` is 0"), "{error}");
 
     let settings = PluginSettings {

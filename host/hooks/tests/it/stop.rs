@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamero_hooks::{
-    FailureKind, HookHost, ModelInfo, NoTokenizer, PromptOutcome, TokenizerError, TokenizerService,
+    FailureKind, HookHost, ModelInfo, NoTokenizer, PromptOutcome, Services, TokenizerError,
+    TokenizerService,
 };
 
 use crate::guest::{Guest, Image};
@@ -88,7 +89,7 @@ impl TokenizerService for Slow {
 fn a_guest_that_waits_in_a_host_call_ends_by_wall_time() {
     let mut config = config();
     config.limits.wall = Duration::from_millis(200);
-    let host = HookHost::new(config, Arc::new(Slow)).unwrap();
+    let host = HookHost::new(config, Services::new(Arc::new(Slow))).unwrap();
     let waits = Guest::doing(
         "(call $count (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 20000) (i32.const 32))",
     )
@@ -104,7 +105,7 @@ fn a_guest_that_waits_in_a_host_call_ends_by_wall_time() {
 
 #[test]
 fn a_panic_of_the_host_ends_one_job_and_is_the_hosts() {
-    let host = HookHost::new(config(), Arc::new(Slow)).unwrap();
+    let host = HookHost::new(config(), Services::new(Arc::new(Slow))).unwrap();
     // A short text is counted on the spot, a long one on another thread.
     let panics = |length: u32| {
         Guest::doing(&format!(

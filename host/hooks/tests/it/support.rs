@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use llamero_hooks::{
     Chain, Content, Failure, FailureKind, HookHost, HostConfig, JobContext, ModelInfo, Phase,
-    PluginSettings, Prompt, PromptOutcome, Request, RequestOutcome, TokenizerError,
+    PluginSettings, Prompt, PromptOutcome, Request, RequestOutcome, Services, TokenizerError,
     TokenizerService,
 };
 use tokio::runtime::Runtime;
@@ -65,7 +65,7 @@ pub fn config() -> HostConfig {
 pub fn host_with(change: impl FnOnce(&mut HostConfig)) -> HookHost {
     let mut config = config();
     change(&mut config);
-    HookHost::new(config, Arc::new(Letters)).unwrap()
+    HookHost::new(config, Services::new(Arc::new(Letters))).unwrap()
 }
 
 pub fn host() -> HookHost {
