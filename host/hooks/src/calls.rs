@@ -156,8 +156,8 @@ impl JobState {
             let permits = Arc::clone(&host.instances).acquire_many_owned(all);
             self.permits = Some(wait(&self.shared, deadline, "instance", permits).await?);
         }
-        let own = self.slot(&plugin.calls, deadline).await?;
-        let shared = self.slot(&host.calls, deadline).await?;
+        let own = slot(&self.shared, &plugin.calls, deadline).await?;
+        let shared = slot(&self.shared, &host.calls, deadline).await?;
         let budget = allowance.budget(limits);
 
         let slot = &mut self.instances[place];
@@ -192,21 +192,6 @@ impl JobState {
             budget,
             _slots: [own, shared],
         })
-    }
-
-    async fn slot(
-        &self,
-        slots: &Arc<Semaphore>,
-        deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, CallError> {
-        // Mostly there is one, and no timer is needed to find out.
-        match Arc::clone(slots).try_acquire_owned() {
-            Ok(permit) => Ok(permit),
-            Err(_) => {
-                let permit = Arc::clone(slots).acquire_owned();
-                wait(&self.shared, deadline, "call slot", permit).await
-            }
-        }
     }
 
     /// What a guest is told about the call.
@@ -279,6 +264,19 @@ impl JobState {
         let policy = &plugin.shared.policy;
         kind != FailureKind::Cancelled
             && (policy.mode == Mode::Shadow || policy.fail.of(phase) == FailPolicy::Open)
+    }
+}
+
+/// A call slot, waited for until `deadline`.
+async fn slot(
+    job: &JobShared,
+    slots: &Arc<Semaphore>,
+    deadline: Instant,
+) -> Result<OwnedSemaphorePermit, CallError> {
+    // Mostly there is one, and no timer is needed to find out.
+    match Arc::clone(slots).try_acquire_owned() {
+        Ok(permit) => Ok(permit),
+        Err(_) => wait(job, deadline, "call slot", Arc::clone(slots).acquire_owned()).await,
     }
 }
 

@@ -17,8 +17,8 @@ use crate::bindings::v0_1::{
 };
 use crate::classify::{CallError, Stage, add_stderr, classify, limit_text};
 use crate::clock::CpuClock;
-use crate::engine;
 use crate::config::Limits;
+use crate::engine;
 use crate::error::{FailureKind, Phase};
 use crate::guest::GuestState;
 use crate::host::Shared;

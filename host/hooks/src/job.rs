@@ -14,13 +14,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
-use crate::chain::ChainInner;
 use crate::calls::{JobState, failure};
+use crate::chain::ChainInner;
 use crate::classify::CallError;
 use crate::config::OptionCheck;
-use crate::data::{
-    Change, JobContext, Prompt, PromptOutcome, Request, RequestOutcome, Summary,
-};
+use crate::data::{Change, JobContext, Prompt, PromptOutcome, Request, RequestOutcome, Summary};
 use crate::error::{Failure, FailureKind, Phase};
 use crate::outgoing::{OutgoingPipe, pipe};
 
@@ -169,7 +167,8 @@ impl JobHooks {
         let phases = [Phase::Stream, Phase::Response, Phase::Observer];
         if !phases.iter().any(|phase| self.chain.has(*phase)) {
             // Instances of the incoming phases are not needed any more.
-            self.give_back(self.state.take());
+            let state = self.state.take();
+            self.give_back(state);
             return Ok(None);
         }
         let opened = self.phase(Phase::Stream, |mut state| async move {

@@ -13,10 +13,10 @@ use tracing::warn;
 use wasmtime::component::{Component, InstancePre};
 
 use crate::artifact;
-use crate::breaker::Breaker;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
+use crate::breaker::Breaker;
 use crate::chain::PluginInfo;
 use crate::classify::{CallError, Stage};
 use crate::config::{MAX_MEMORY_BYTES, PluginSettings};

@@ -59,10 +59,7 @@ pub(crate) enum Judgement {
     /// The new version stays.
     Passed,
     /// The new version is worse; the shares of failed calls, 0 to 1.
-    Failed {
-        old: f64,
-        new: f64,
-    },
+    Failed { old: f64, new: f64 },
 }
 
 /// One new version's probation, from the moment at which it began to serve.

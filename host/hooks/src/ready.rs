@@ -48,11 +48,9 @@ pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
     if wanted == 0 || pool.waiting().len() >= wanted || pool.filling.swap(true, Ordering::AcqRel) {
         return;
     }
+    let runtime = host.runtime.handle().clone();
     let (host, plugin) = (Arc::downgrade(host), Arc::downgrade(plugin));
-    let Some(strong) = host.upgrade() else {
-        return;
-    };
-    strong.runtime.handle().spawn(async move {
+    runtime.spawn(async move {
         loop {
             // Between two instances the plugin may have been replaced, and the
             // host may have gone.

@@ -202,7 +202,6 @@ impl JobState {
         summary: &Summary,
     ) -> Result<ObserverStep, CallError> {
         let chain = Arc::clone(&self.chain);
-        let limits = &chain.plugins[place].shared.limits;
         let entry = self.enter(place, watch, Allowance::Observer).await?;
         let context = self.context(&entry);
         let shared = Arc::clone(&self.shared);

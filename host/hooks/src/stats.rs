@@ -309,12 +309,8 @@ mod tests {
         let [phase] = snapshot.phases.as_slice() else {
             panic!("{snapshot:?}");
         };
-        let verdicts = [
-            (Verdict::Pass, 2),
-            (Verdict::Patch, 1),
-            (Verdict::Reject, 1),
-            (Verdict::Failed, 3),
-        ];
+        let verdicts =
+            [(Verdict::Pass, 2), (Verdict::Patch, 1), (Verdict::Reject, 1), (Verdict::Failed, 3)];
         assert_eq!(phase.verdicts, verdicts);
         assert_eq!(phase.failures, [(FailureKind::Trap, 2), (FailureKind::Busy, 1)]);
         assert_eq!(phase.calls, 7);

@@ -136,7 +136,8 @@ impl Outlet {
         let (sender, receiver) = channel(capacity.max(1).saturating_add(2));
         let reserved =
             sender.clone().try_reserve_owned().ok().zip(sender.clone().try_reserve_owned().ok());
-        let outlet = Self { sender, reserved, pending: Piece::default(), signal, place: Some(place) };
+        let outlet =
+            Self { sender, reserved, pending: Piece::default(), signal, place: Some(place) };
         (outlet, receiver)
     }
 

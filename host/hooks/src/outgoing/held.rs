@@ -230,11 +230,7 @@ mod tests {
     }
 
     fn verdict() -> impl Strategy<Value = Verdict> {
-        prop_oneof![
-            Just(Verdict::Pass),
-            Just(Verdict::Hold),
-            (0_u32..8).prop_map(Verdict::Release),
-        ]
+        prop_oneof![Just(Verdict::Pass), Just(Verdict::Hold), (0_u32..8).prop_map(Verdict::Release),]
     }
 
     proptest! {

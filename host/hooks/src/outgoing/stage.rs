@@ -50,8 +50,16 @@ enum Kind {
 #[derive(Debug)]
 pub(crate) enum End {
     /// This is the last text.
-    Halt { text: String, reason: String },
-    Rejected { plugin: String, phase: Phase, code: Option<u32>, reason: String },
+    Halt {
+        text: String,
+        reason: String,
+    },
+    Rejected {
+        plugin: String,
+        phase: Phase,
+        code: Option<u32>,
+        reason: String,
+    },
     Failed(Failure),
 }
 
@@ -194,7 +202,11 @@ impl JobState {
     }
 
     /// Tells a stage that the text is over, and gives the last of it.
-    pub(crate) async fn close(&mut self, stage: &mut Stage, ending: &Ending) -> Result<String, End> {
+    pub(crate) async fn close(
+        &mut self,
+        stage: &mut Stage,
+        ending: &Ending,
+    ) -> Result<String, End> {
         if !stage.live {
             return Ok(String::new());
         }
@@ -243,7 +255,8 @@ impl JobState {
     /// Ends a stage that held text for too long.
     pub(crate) fn held_too_long(&mut self, stage: &mut Stage) -> Result<(), End> {
         let limits = &self.chain.plugins[stage.place].shared.limits;
-        let text = format!("text was held for longer than limit `hold_time`, {:?}", limits.hold_time);
+        let text =
+            format!("text was held for longer than limit `hold_time`, {:?}", limits.hold_time);
         let error = CallError::new(FailureKind::Hold, text);
         match self.fail(stage, error, true) {
             Ok(()) => Ok(()),

@@ -11,8 +11,8 @@ use llamero_protocol::{
     check_hook_options, check_model_name, grammar_set_by_hook, model_choice, resolve,
 };
 
-use super::convert;
 use super::account::Account;
+use super::convert;
 use super::{Answer, Incoming, Shared, outgoing, trace};
 use crate::models::Lease;
 use crate::wire;
@@ -97,10 +97,8 @@ pub async fn run(
         }
         PromptOutcome::Failed(failure) => return Err(wire::hook_failure(&failure)),
     }
-    let pipe = hooks
-        .open(!stream.is_empty())
-        .await
-        .map_err(|failure| wire::hook_failure(&failure))?;
+    let pipe =
+        hooks.open(!stream.is_empty()).await.map_err(|failure| wire::hook_failure(&failure))?;
     let in_hooks = hooks.elapsed();
 
     let truncated_tokens = prompt.truncated_tokens;
@@ -236,10 +234,8 @@ async fn respond(
     let Some(hooks) = &mut account.hooks else {
         return Err(wire::panicked());
     };
-    let pipe = hooks
-        .open(!stream.is_empty())
-        .await
-        .map_err(|failure| wire::hook_failure(&failure))?;
+    let pipe =
+        hooks.open(!stream.is_empty()).await.map_err(|failure| wire::hook_failure(&failure))?;
     let in_hooks = hooks.elapsed();
     if !stream.is_empty() {
         answer.acknowledge(stream).await?;
