@@ -241,11 +241,19 @@ async fn a_plugin_changes_the_input() {
         "options": {"temperature": 0, "max_tokens": 4},
     });
     assert!(client.output(predict).await.contains("Paris"));
-    let chat = json!({
-        "messages": [{"role": "user", "content": "[[set-input:What is the capital of France?]]"}],
-        "options": {"temperature": 0, "max_tokens": 12},
-    });
-    assert!(client.output(chat).await.contains("Paris"));
+    // The model sees the same number of tokens as if the client had written it;
+    // what it says would depend on who else is in its batch.
+    let chat = |content: &str| {
+        json!({
+            "messages": [{"role": "user", "content": content}],
+            "options": {"temperature": 0, "max_tokens": 1},
+        })
+    };
+    let written = client.predict(chat("What is the capital of France?")).await;
+    let set = client.predict(chat("[[set-input:What is the capital of France?]]")).await;
+    let tokens = &written["predict"]["usage"]["prompt_tokens"];
+    assert!(tokens.as_u64().is_some_and(|n| n > 10), "{written}");
+    assert_eq!(&set["predict"]["usage"]["prompt_tokens"], tokens, "{set}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

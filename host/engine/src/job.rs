@@ -96,13 +96,24 @@ impl Default for Sampling {
 /// What a job reports. The last event is `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A piece of output: whole characters, never empty, without anything that
-    /// may still turn out to be a stop string.
-    Text(String),
+    /// A piece of output.
+    Text(Piece),
     /// The end of the job; nothing follows.
     Finished(Finished),
     /// The failure of the job; nothing follows.
     Failed(GenerationError),
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Whole characters, never empty, without anything that may still turn out to
+    /// be a stop string.
+    pub text: String,
+    /// The tokens that were sampled since the piece before. Their text need not be
+    /// exactly this one: what may be part of a stop string is held back, and a
+    /// character can be several tokens.
+    pub tokens: Vec<u32>,
 }
 
 /// Why a job ended.

@@ -57,7 +57,7 @@ pub use config::{
 pub use constraint::{CompiledConstraint, Constraint};
 pub use error::{ConstraintError, GenerationError, LoadError, PromptError, SubmitError};
 pub use generation::{Canceller, Generation};
-pub use job::{Event, FinishReason, Finished, Job, Sampling};
+pub use job::{Event, FinishReason, Finished, Job, Piece, Sampling};
 pub use model::{Model, exit_process, system_info};
 pub use prompt::{ChatMessage, Content, Prompt, PromptLimits};
 pub use tokenizer::Tokenizer;

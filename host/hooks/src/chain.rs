@@ -12,6 +12,7 @@ use crate::error::Phase;
 use crate::host::Shared;
 use crate::job::JobHooks;
 use crate::plugin::Plugin;
+use crate::ready;
 
 /// Facts about a loaded plugin.
 #[derive(Debug, Clone)]
@@ -52,12 +53,15 @@ pub struct Chain {
 
 pub(crate) struct ChainInner {
     pub(crate) host: Arc<Shared>,
-    pub(crate) plugins: Vec<Plugin>,
+    pub(crate) plugins: Vec<Arc<Plugin>>,
     infos: Vec<PluginInfo>,
 }
 
 impl Chain {
-    pub(crate) fn new(host: Arc<Shared>, plugins: Vec<Plugin>) -> Self {
+    pub(crate) fn new(host: Arc<Shared>, plugins: Vec<Arc<Plugin>>) -> Self {
+        for plugin in &plugins {
+            ready::fill(&host, plugin);
+        }
         let infos = plugins.iter().map(|plugin| plugin.info.clone()).collect();
         Self { inner: Arc::new(ChainInner { host, plugins, infos }) }
     }
@@ -81,12 +85,7 @@ impl Chain {
 
 impl ChainInner {
     pub(crate) fn has(&self, phase: Phase) -> bool {
-        self.in_phase(phase).next().is_some()
-    }
-
-    /// The plugins of a phase, with their places in the chain.
-    pub(crate) fn in_phase(&self, phase: Phase) -> impl Iterator<Item = (usize, &Plugin)> {
-        self.plugins.iter().enumerate().filter(move |(_, plugin)| plugin.exports.has(phase))
+        self.plugins.iter().any(|plugin| plugin.called_in(phase))
     }
 }
 

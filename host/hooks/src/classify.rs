@@ -23,7 +23,8 @@ pub(crate) struct CallError {
 
 impl CallError {
     pub(crate) fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
-        Self { kind, retryable: kind == FailureKind::Busy, detail: detail.into() }
+        let retryable = matches!(kind, FailureKind::Busy | FailureKind::Quarantined);
+        Self { kind, retryable, detail: detail.into() }
     }
 }
 
@@ -117,14 +118,15 @@ pub(crate) fn limit_text(state: &GuestState, kind: FailureKind) -> Option<String
     let limits = &state.plugin.limits;
     Some(match kind {
         FailureKind::Cpu => format!(
-            "used {:?} of CPU time, limit `cpu` is {:?}",
+            "used {:?} of CPU time, limit `{}` is {:?}",
             state.call.clock.total(),
-            state.call.cpu
+            state.call.budget.cpu_limit,
+            state.call.budget.cpu
         ),
-        FailureKind::Wall if state.call.phase.is_none() => {
-            "ran out of wall time, limit `trial_wall`".to_owned()
+        FailureKind::Wall => {
+            let budget = &state.call.budget;
+            format!("ran out of wall time, limit `{}` is {:?}", budget.wall_limit, budget.wall)
         }
-        FailureKind::Wall => format!("ran out of wall time, limit `wall` is {:?}", limits.wall),
         FailureKind::Memory => format!(
             "asked for {} bytes of memory in all, limit `memory_bytes` is {}",
             state.limiter.refused.unwrap_or(state.limiter.used()),

@@ -140,6 +140,8 @@ pub struct Change {
     pub phase: Phase,
     /// What it decided.
     pub verdict: Verdict,
+    /// Whether the decision had no effect, because the plugin is only tried out.
+    pub shadow: bool,
     /// What it changed; empty unless the verdict is a patch or a replacement.
     pub fields: Vec<FieldChange>,
     /// Wall time of the call.

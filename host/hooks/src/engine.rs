@@ -158,9 +158,9 @@ pub(crate) fn store(
 /// Decides at each tick of a running guest whether it may go on.
 fn on_tick(mut store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<UpdateDeadline> {
     let call = &mut store.data_mut().call;
-    let over = if call.clock.used() > call.cpu {
+    let over = if call.clock.used() > call.budget.cpu {
         Some(FailureKind::Cpu)
-    } else if Instant::now() > call.deadline {
+    } else if Instant::now() > call.budget.deadline {
         Some(FailureKind::Wall)
     } else {
         None

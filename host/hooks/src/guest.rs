@@ -9,7 +9,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
 use wasmtime::ResourceLimiter;
@@ -21,6 +20,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use crate::clock::CpuClock;
 use crate::engine::{MAX_INSTANCES_PER_COMPONENT, MAX_MEMORIES, MAX_TABLES};
 use crate::error::{FailureKind, Phase};
+use crate::instance::{Allowance, Budget};
 use crate::job::JobShared;
 use crate::plugin::PluginShared;
 
@@ -48,8 +48,7 @@ pub(crate) struct GuestState {
 pub(crate) struct CallState {
     /// `None` while the instance is made or configured.
     pub(crate) phase: Option<Phase>,
-    pub(crate) deadline: Instant,
-    pub(crate) cpu: Duration,
+    pub(crate) budget: Budget,
     pub(crate) clock: Arc<CpuClock>,
     /// Ticks that the guest has run through.
     pub(crate) ticks: u32,
@@ -70,8 +69,7 @@ impl GuestState {
             stderr: TailPipe::default(),
             call: CallState {
                 phase: None,
-                deadline: Instant::now() + plugin.limits.wall,
-                cpu: plugin.limits.cpu,
+                budget: Allowance::Call.budget(&plugin.limits),
                 clock: Arc::default(),
                 ticks: 0,
                 cause: None,

@@ -43,7 +43,9 @@ pub(crate) struct Shared {
     pub(crate) services: Services,
     /// Calls that may be in progress.
     pub(crate) calls: Arc<Semaphore>,
-    /// Instances that may exist, trials not counted.
+    /// Instances that may be kept ready.
+    pub(crate) ready: Arc<Semaphore>,
+    /// Instances that jobs may have.
     pub(crate) instances: Arc<Semaphore>,
 }
 
@@ -71,6 +73,7 @@ impl HookHost {
             runtime,
             services,
             calls: Arc::new(Semaphore::new(config.concurrency)),
+            ready: Arc::new(Semaphore::new(config.max_ready as usize)),
             instances: Arc::new(Semaphore::new(config.max_instances as usize)),
             engine,
             config,
@@ -165,7 +168,7 @@ impl HookHost {
                         memory_bytes = info.memory_bytes,
                         "plugin loaded"
                     );
-                    plugins.push(plugin);
+                    plugins.push(Arc::new(plugin));
                 }
                 Err(cause) => errors.push(refused(id, cause)),
             }

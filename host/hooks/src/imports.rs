@@ -275,7 +275,7 @@ pub(crate) struct HostFault(pub(crate) String);
 
 impl call::Host for GuestState {
     fn remaining_ms(&mut self) -> wasmtime::Result<u32> {
-        Ok(millis(self.call.deadline.saturating_duration_since(Instant::now())))
+        Ok(millis(self.call.budget.deadline.saturating_duration_since(Instant::now())))
     }
 
     fn cancelled(&mut self) -> wasmtime::Result<bool> {

@@ -17,6 +17,7 @@ use crate::bindings::v0_1::{
 };
 use crate::classify::{CallError, Stage, add_stderr, classify, limit_text};
 use crate::clock::CpuClock;
+use crate::config::Limits;
 use crate::engine;
 use crate::error::{FailureKind, Phase};
 use crate::guest::GuestState;
@@ -25,17 +26,58 @@ use crate::imports::millis;
 use crate::job::JobShared;
 use crate::plugin::Plugin;
 
+/// What a call is allowed to take, by what it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Allowance {
+    /// A call that a job waits for.
+    Call,
+    /// One piece of a stream.
+    Push,
+    /// A call that nobody waits for.
+    Observer,
+}
+
+impl Allowance {
+    /// The budget of a call that starts now.
+    pub(crate) fn budget(self, limits: &Limits) -> Budget {
+        let (wall, wall_limit, cpu, cpu_limit) = match self {
+            Self::Call => (limits.wall, "wall", limits.cpu, "cpu"),
+            Self::Push => (limits.push_wall, "push_wall", limits.push_cpu, "push_cpu"),
+            Self::Observer => {
+                (limits.observer_wall, "observer_wall", limits.observer_cpu, "observer_cpu")
+            }
+        };
+        Budget { deadline: Instant::now() + wall, wall, wall_limit, cpu, cpu_limit }
+    }
+
+    pub(crate) fn wall(self, limits: &Limits) -> Duration {
+        self.budget(limits).wall
+    }
+}
+
 /// Time for everything that is done for one plugin in one phase: making and
-/// configuring the instance the first time, and the call.
+/// configuring the instance the first time, and the call. The names are those of
+/// the limits that it comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     pub(crate) deadline: Instant,
+    pub(crate) wall: Duration,
+    pub(crate) wall_limit: &'static str,
     pub(crate) cpu: Duration,
+    pub(crate) cpu_limit: &'static str,
 }
 
 impl Budget {
-    pub(crate) fn new(wall: Duration, cpu: Duration) -> Self {
-        Self { deadline: Instant::now() + wall, cpu }
+    /// The budget of a step that no job waits for: a trial, or an instance that is
+    /// made ready.
+    pub(crate) fn trial(wall: Duration, cpu: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + wall,
+            wall,
+            wall_limit: "trial_wall",
+            cpu,
+            cpu_limit: "cpu",
+        }
     }
 
     /// Milliseconds left, as a plugin gets them.
@@ -88,6 +130,34 @@ impl JobInstance {
             response: None,
             observer: None,
         })
+    }
+
+    /// Makes an instance, finds its exports and lets it read its configuration: all
+    /// that a job needs of it.
+    pub(crate) async fn configured(
+        host: &Shared,
+        plugin: &Plugin,
+        job: &Arc<JobShared>,
+        phase: Option<Phase>,
+        budget: Budget,
+    ) -> Result<Box<Self>, CallError> {
+        let mut instance = Box::new(Self::make(host, plugin, job, phase, budget).await?);
+        instance
+            .load(plugin)
+            .map_err(|broken| CallError::new(FailureKind::Instantiate, broken.reason))?;
+        let configured = instance.configure(host, job, budget).await?;
+        configured.map_err(|text| {
+            let text = instance.with_stderr(format!("configure: {text}"));
+            CallError::new(FailureKind::Instantiate, text)
+        })?;
+        Ok(instance)
+    }
+
+    /// Gives an instance that was made ahead to a job.
+    pub(crate) fn adopt(&mut self, job: &Arc<JobShared>) {
+        let state = self.store.data_mut();
+        state.job = Arc::clone(job);
+        state.notes = 0;
     }
 
     /// Finds the functions of every export and checks their types.
@@ -154,8 +224,7 @@ pub(crate) fn begin(store: &mut Store<GuestState>, phase: Option<Phase>, budget:
     state.limiter.refused = None;
     let call = &mut state.call;
     call.phase = phase;
-    call.deadline = budget.deadline;
-    call.cpu = budget.cpu;
+    call.budget = budget;
     call.cause = None;
     call.clock.reset();
 }

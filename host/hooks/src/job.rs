@@ -2,7 +2,7 @@
 //!
 //! The handle moves the job's state to the hooks' own runtime for each phase and
 //! waits for it to come back, so that a guest never runs on the caller's threads.
-//! What happens over there is `run`.
+//! What happens over there is `run` and `outgoing`.
 
 use std::fmt;
 use std::future::Future;
@@ -14,12 +14,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
+use crate::calls::{JobState, failure};
 use crate::chain::ChainInner;
 use crate::classify::CallError;
 use crate::config::OptionCheck;
-use crate::data::{Change, JobContext, Prompt, PromptOutcome, Request, RequestOutcome};
+use crate::data::{Change, JobContext, Prompt, PromptOutcome, Request, RequestOutcome, Summary};
 use crate::error::{Failure, FailureKind, Phase};
-use crate::run::{JobState, failure};
+use crate::outgoing::{OutgoingPipe, pipe};
 
 /// The plugins of one job, from its first phase to its last. Dropping it drops
 /// their instances.
@@ -28,6 +29,10 @@ pub struct JobHooks {
     shared: Arc<JobShared>,
     /// Away while a phase runs, and gone after one that was dropped.
     state: Option<Box<JobState>>,
+    /// The outgoing pipeline, which has the state until it ends.
+    outgoing: Option<JoinHandle<Box<JobState>>>,
+    /// The model as it was known last.
+    model: String,
     elapsed: Duration,
 }
 
@@ -35,6 +40,7 @@ pub struct JobHooks {
 pub(crate) struct JobShared {
     pub(crate) context: JobContext,
     notes: Mutex<Vec<(String, String)>>,
+    changes: Mutex<Vec<Change>>,
     /// Place in the chain of the plugin that runs.
     pub(crate) current: AtomicUsize,
     cancelled: AtomicBool,
@@ -46,6 +52,7 @@ impl JobShared {
         Arc::new(Self {
             context,
             notes: Mutex::default(),
+            changes: Mutex::default(),
             current: AtomicUsize::new(0),
             cancelled: AtomicBool::new(false),
             cancel: Notify::new(),
@@ -54,6 +61,14 @@ impl JobShared {
 
     pub(crate) fn notes(&self) -> MutexGuard<'_, Vec<(String, String)>> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Vec<Change>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add_change(&self, change: Change) {
+        self.changes().push(change);
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -78,7 +93,14 @@ impl JobHooks {
     pub(crate) fn new(chain: Arc<ChainInner>, context: JobContext) -> Self {
         let shared = JobShared::new(context);
         let state = JobState::new(Arc::clone(&chain), Arc::clone(&shared));
-        Self { chain, shared, state: Some(Box::new(state)), elapsed: Duration::ZERO }
+        Self {
+            chain,
+            shared,
+            state: Some(Box::new(state)),
+            outgoing: None,
+            model: String::new(),
+            elapsed: Duration::ZERO,
+        }
     }
 
     /// Checks changed requests with `check` instead of
@@ -104,6 +126,7 @@ impl JobHooks {
     /// Runs the request phase through every plugin that has it. Dropping the
     /// future stops the plugin that runs; the job can then not go on.
     pub async fn on_request(&mut self, request: Request) -> RequestOutcome {
+        self.model.clone_from(&request.model);
         if !self.chain.has(Phase::Request) {
             if let Some(state) = &mut self.state {
                 state.model.clone_from(&request.model);
@@ -120,7 +143,11 @@ impl JobHooks {
     /// Runs the prompt phase through every plugin that has it. Dropping the
     /// future stops the plugin that runs; the job can then not go on.
     pub async fn on_prompt(&mut self, prompt: Prompt) -> PromptOutcome {
+        self.model.clone_from(&prompt.model);
         if !self.chain.has(Phase::Prompt) {
+            if let Some(state) = &mut self.state {
+                state.model.clone_from(&prompt.model);
+            }
             return PromptOutcome::Continue { text: prompt.text, replaced: false };
         }
         let phase = self.phase(Phase::Prompt, |mut state| async move {
@@ -128,6 +155,71 @@ impl JobHooks {
             (state, outcome)
         });
         phase.await.unwrap_or_else(PromptOutcome::Failed)
+    }
+
+    /// Opens the outgoing phases, before there is any text. `None` means that no
+    /// plugin takes part, so that text may go straight to the client. After this no
+    /// incoming phase can run.
+    ///
+    /// # Errors
+    /// A plugin failed; the job must not go on.
+    pub async fn open(&mut self, streams: bool) -> Result<Option<OutgoingPipe>, Failure> {
+        let phases = [Phase::Stream, Phase::Response, Phase::Observer];
+        if !phases.iter().any(|phase| self.chain.has(*phase)) {
+            // Instances of the incoming phases are not needed any more.
+            let state = self.state.take();
+            self.give_back(state);
+            return Ok(None);
+        }
+        let opened = self.phase(Phase::Stream, |mut state| async move {
+            state.keep_outgoing();
+            let stages = state.open(streams).await;
+            if stages.as_ref().is_ok_and(Vec::is_empty) {
+                state.keep_only(|plugin| plugin.called_in(Phase::Observer));
+            }
+            (state, stages)
+        });
+        let stages = opened.await??;
+        let Some(mut state) = self.state.take_if(|_| !stages.is_empty()) else {
+            return Ok(None);
+        };
+        let (pipe, inlet) = pipe();
+        let pump = async move {
+            state.pump(stages, inlet).await;
+            state
+        };
+        let pump = pump.instrument(Span::current());
+        self.outgoing = Some(self.chain.host.runtime.handle().spawn(pump));
+        Ok(Some(pipe))
+    }
+
+    /// Tells the observers how the job ended. Returns at once; whatever they do
+    /// changes and delays nothing.
+    pub fn observe(mut self, summary: Summary) {
+        if !self.chain.has(Phase::Observer) {
+            return;
+        }
+        let (chain, shared) = (Arc::clone(&self.chain), Arc::clone(&self.shared));
+        let (state, outgoing) = (self.state.take(), self.outgoing.take());
+        let model = std::mem::take(&mut self.model);
+        let observers = async move {
+            let state = match (state, outgoing) {
+                (Some(state), _) => Some(state),
+                (None, Some(outgoing)) => outgoing.await.ok(),
+                // A phase was dropped, and the state with it.
+                (None, None) => None,
+            };
+            let mut state =
+                state.unwrap_or_else(|| Box::new(JobState::new(chain, Arc::clone(&shared))));
+            if state.model.is_empty() {
+                state.model = model;
+            }
+            // The job is over; that it was cancelled must not stop its account.
+            shared.cancelled.store(false, Ordering::SeqCst);
+            state.observe(&summary).await;
+        };
+        let observers = observers.instrument(Span::current());
+        self.chain.host.runtime.handle().spawn(observers);
     }
 
     /// Moves the state to the hooks' runtime, and back with the outcome.
@@ -176,8 +268,8 @@ impl JobHooks {
     }
 
     /// What each plugin decided so far, in order.
-    pub fn changes(&self) -> &[Change] {
-        self.state.as_ref().map_or(&[], |state| &state.changes)
+    pub fn changes(&self) -> Vec<Change> {
+        self.shared.changes().clone()
     }
 
     /// Notes that plugins left, as `PLUGIN.key` and value, for the job's log line.
@@ -191,15 +283,23 @@ impl JobHooks {
     }
 }
 
-impl Drop for JobHooks {
-    fn drop(&mut self) {
-        // Taking instances down touches their memory, which is the hooks' threads'
-        // work and not the caller's.
-        if let Some(state) = self.state.take()
+impl JobHooks {
+    /// Drops the state on the hooks' runtime: taking instances down touches their
+    /// memory, which is its threads' work and not the caller's.
+    fn give_back(&self, state: Option<Box<JobState>>) {
+        if let Some(state) = state
             && state.has_instances()
         {
             self.chain.host.runtime.handle().spawn(async move { drop(state) });
         }
+    }
+}
+
+impl Drop for JobHooks {
+    fn drop(&mut self) {
+        // A pipeline that runs ends with its pipe.
+        let state = self.state.take();
+        self.give_back(state);
     }
 }
 

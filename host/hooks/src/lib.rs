@@ -13,6 +13,8 @@
 
 mod artifact;
 mod bindings;
+mod breaker;
+mod calls;
 mod chain;
 mod classify;
 mod clock;
@@ -28,16 +30,22 @@ mod inspect;
 mod instance;
 mod job;
 mod load;
+mod outgoing;
 mod plugin;
 mod policy;
+#[cfg_attr(not(test), expect(dead_code, reason = "called once versions are swapped under traffic"))]
+mod probation;
+mod ready;
 mod run;
 mod services;
 mod state;
+mod stats;
 mod ticker;
 mod tokenizer;
 mod verdict;
 mod watch;
 
+pub use breaker::BreakerState;
 pub use chain::{Chain, PluginInfo};
 pub use config::{HostConfig, LimitOverrides, Limits, OptionCheck, PluginSettings};
 pub use data::{
@@ -47,6 +55,7 @@ pub use data::{
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
+pub use outgoing::{OutgoingPipe, Room};
 pub use policy::{
     FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
 };
@@ -55,4 +64,5 @@ pub use services::{
     StateService,
 };
 pub use state::MemoryState;
+pub use stats::{InstanceStats, Latency, PhaseStats, PluginStats};
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tracing::warn;
 use wasmtime::component::{Component, InstancePre};
 
@@ -15,6 +16,7 @@ use crate::artifact;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
+use crate::breaker::Breaker;
 use crate::chain::PluginInfo;
 use crate::classify::{CallError, Stage};
 use crate::config::{MAX_MEMORY_BYTES, PluginSettings};
@@ -28,6 +30,8 @@ use crate::inspect::{Found, inspect};
 use crate::instance::{Budget, JobInstance, begin, guard, settle};
 use crate::job::JobShared;
 use crate::plugin::{Exports, Plugin, PluginShared};
+use crate::ready::ReadyPool;
+use crate::stats::Stats;
 
 /// Most bytes of the texts that a plugin gives about itself.
 const INFO_BYTES: usize = 256 << 10;
@@ -82,7 +86,14 @@ pub(crate) fn load(
         cached: compiled.cached,
         memory_bytes: 0,
     };
-    let plugin = Plugin { info, shared: Arc::new(shared), pre, exports };
+    let plugin = Plugin {
+        info,
+        pre,
+        exports,
+        ready: ReadyPool::default(),
+        calls: Arc::new(Semaphore::new(shared.limits.calls.min(Semaphore::MAX_PERMITS))),
+        shared: Arc::new(shared),
+    };
     try_out(host, plugin)
 }
 
@@ -119,6 +130,8 @@ fn settle_settings(
         log: LogBudget::new(limits.log_bytes_per_s),
         services: host.services.clone(),
         policy: settings.policy.clone(),
+        stats: Stats::new(),
+        breaker: Breaker::new(),
         limits,
     })
 }
@@ -199,7 +212,7 @@ async fn trial(host: &Shared, mut plugin: Plugin) -> Result<Plugin, LoadCause> {
     };
     let job = JobShared::new(JobContext::default());
     let (wall, cpu) = (host.config.trial_wall, plugin.shared.limits.cpu);
-    let budget = || Budget::new(wall, cpu);
+    let budget = || Budget::trial(wall, cpu);
 
     let first = budget();
     let mut instance =

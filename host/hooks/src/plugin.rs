@@ -7,24 +7,42 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use wasmtime::component::InstancePre;
 
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
+use crate::breaker::Breaker;
 use crate::chain::PluginInfo;
 use crate::config::Limits;
 use crate::error::Phase;
 use crate::guest::GuestState;
 use crate::imports::LogBudget;
-use crate::policy::Policy;
+use crate::policy::{Mode, Policy};
+use crate::ready::ReadyPool;
 use crate::services::Services;
+use crate::stats::Stats;
 
 pub(crate) struct Plugin {
     pub(crate) info: PluginInfo,
     pub(crate) shared: Arc<PluginShared>,
     pub(crate) pre: InstancePre<GuestState>,
     pub(crate) exports: Exports,
+    /// Instances that wait for a job.
+    pub(crate) ready: ReadyPool,
+    /// Calls that may be in progress.
+    pub(crate) calls: Arc<Semaphore>,
+}
+
+impl Plugin {
+    /// Whether the plugin has `phase` and the operator wants it called there.
+    pub(crate) fn called_in(&self, phase: Phase) -> bool {
+        let policy = &self.shared.policy;
+        self.exports.has(phase)
+            && policy.mode != Mode::Off
+            && policy.phases.as_ref().is_none_or(|phases| phases.contains(&phase))
+    }
 }
 
 /// What every instance of a plugin needs to know.
@@ -37,6 +55,8 @@ pub(crate) struct PluginShared {
     pub(crate) log: LogBudget,
     pub(crate) services: Services,
     pub(crate) policy: Policy,
+    pub(crate) stats: Stats,
+    pub(crate) breaker: Breaker,
 }
 
 /// The interfaces of the WIT package that a component exports.

@@ -35,6 +35,7 @@ pub async fn load_hooks(
             limits: settings.limits.over(&defaults.limits),
             concurrency: settings.concurrency,
             max_instances: settings.instances,
+            max_ready: defaults.max_ready,
             threads: settings.threads,
             // Without hooks there is nothing to keep, so no folder is made.
             cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),

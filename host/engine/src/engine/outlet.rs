@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
 
 use crate::error::GenerationError;
-use crate::job::Event;
+use crate::job::{Event, Piece};
 
 /// Where a job is, as far as cancelling is concerned.
 #[repr(u8)]
@@ -121,7 +121,7 @@ pub(crate) struct Outlet {
     sender: Sender<Event>,
     /// Places for the last text and for the end; gone once the job has ended.
     reserved: Option<(OwnedPermit<Event>, OwnedPermit<Event>)>,
-    pending: String,
+    pending: Piece,
     pub(crate) signal: Arc<Signal>,
     place: Option<Place>,
 }
@@ -136,19 +136,25 @@ impl Outlet {
         let (sender, receiver) = channel(capacity.max(1).saturating_add(2));
         let reserved =
             sender.clone().try_reserve_owned().ok().zip(sender.clone().try_reserve_owned().ok());
-        let outlet = Self { sender, reserved, pending: String::new(), signal, place: Some(place) };
+        let outlet =
+            Self { sender, reserved, pending: Piece::default(), signal, place: Some(place) };
         (outlet, receiver)
     }
 
     /// Text to be sent, now or later.
     pub(crate) fn text(&mut self) -> &mut String {
-        &mut self.pending
+        &mut self.pending.text
+    }
+
+    /// Notes the token that the next text comes from.
+    pub(crate) fn token(&mut self, token: u32) {
+        self.pending.tokens.push(token);
     }
 
     /// Sends what is pending. False if the reader does not keep up: then the
     /// reader wakes the engine once it has read something.
     pub(crate) fn flush(&mut self) -> bool {
-        if self.pending.is_empty() {
+        if self.pending.text.is_empty() {
             return true;
         }
         if self.try_flush() {
@@ -167,8 +173,8 @@ impl Outlet {
     fn try_flush(&mut self) -> bool {
         match self.sender.try_send(Event::Text(std::mem::take(&mut self.pending))) {
             Ok(()) => true,
-            Err(TrySendError::Full(Event::Text(text))) => {
-                self.pending = text;
+            Err(TrySendError::Full(Event::Text(piece))) => {
+                self.pending = piece;
                 false
             }
             Err(TrySendError::Full(_)) => false,
@@ -190,7 +196,7 @@ impl Outlet {
         };
         // Whoever reads the end may submit the next job at once.
         self.place = None;
-        if !self.pending.is_empty() {
+        if !self.pending.text.is_empty() {
             text.send(Event::Text(std::mem::take(&mut self.pending)));
         }
         end.send(last);

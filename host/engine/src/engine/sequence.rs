@@ -129,6 +129,7 @@ impl Sequence {
     pub(crate) fn take(&mut self, token: u32, bytes: &[u8]) -> Progress {
         self.n_generated += 1;
         self.tokens.push(token);
+        self.job.outlet.token(token);
         let stopped = self.job.filter.push(bytes, self.job.outlet.text());
         if stopped || self.job.sampler.is_finished() {
             return Progress::Ends(FinishReason::Stop);

@@ -98,10 +98,10 @@ impl Reader {
     /// Reads one event if there is one.
     fn read(&mut self) -> bool {
         match self.events.try_recv() {
-            Ok(Event::Text(text)) => {
-                assert!(!text.is_empty(), "empty text");
+            Ok(Event::Text(piece)) => {
+                assert!(!piece.text.is_empty(), "empty text");
                 assert!(self.end.is_none(), "text after the end");
-                self.text.push_str(&text);
+                self.text.push_str(&piece.text);
                 true
             }
             Ok(end) => {

@@ -39,7 +39,7 @@ fn drain(handle: &EngineHandle, events: &mut Receiver<Event>, signal: &Signal) -
     loop {
         match events.blocking_recv().expect("an end comes") {
             Event::Text(piece) => {
-                text.push_str(&piece);
+                text.push_str(&piece.text);
                 if signal.take_paused() {
                     handle.wake();
                 }

@@ -216,7 +216,7 @@ fn a_dropped_future_loses_no_event() {
             // Polled once and dropped, over and over.
             let event = tokio::time::timeout(std::time::Duration::ZERO, generation.next()).await;
             match event {
-                Ok(Some(llamero_engine::Event::Text(piece))) => text.push_str(&piece),
+                Ok(Some(llamero_engine::Event::Text(piece))) => text.push_str(&piece.text),
                 Ok(_) => break text,
                 Err(_) => tokio::task::yield_now().await,
             }

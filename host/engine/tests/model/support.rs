@@ -126,9 +126,9 @@ pub async fn collect(mut generation: Generation) -> Outcome {
     let mut pieces = Vec::new();
     let end = loop {
         match generation.next().await.expect("an end comes before None") {
-            Event::Text(text) => {
-                assert!(!text.is_empty(), "empty piece");
-                pieces.push(text);
+            Event::Text(piece) => {
+                assert!(!piece.text.is_empty(), "empty piece");
+                pieces.push(piece.text);
             }
             Event::Finished(finished) => break Ok(finished),
             Event::Failed(error) => break Err(error),

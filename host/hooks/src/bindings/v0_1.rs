@@ -3,9 +3,13 @@
 //!
 //! What a returned value must satisfy beyond its type is checked in `verdict`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::data::{Content, JobContext, Message, Prompt, Request};
+use crate::data::{
+    Completion, Content, FinishReason, JobContext, Message, Prompt, Request, Summary, Usage,
+};
 use crate::tokenizer::{ModelInfo, TokenizerError};
 
 #[allow(
@@ -135,6 +139,72 @@ pub(crate) fn prompt_to_wit(prompt: &Prompt) -> prompt_hook::Prompt {
         tokens: prompt.tokens,
         context_length: prompt.context_length,
         template: prompt.template.clone(),
+    }
+}
+
+fn usage_to_wit(usage: &Usage) -> types::Usage {
+    types::Usage {
+        prompt_tokens: usage.prompt_tokens,
+        cached_tokens: usage.cached_tokens,
+        completion_tokens: usage.completion_tokens,
+    }
+}
+
+fn finish_to_wit(finish: &FinishReason) -> types::FinishReason {
+    match finish {
+        FinishReason::Stop => types::FinishReason::Stop,
+        FinishReason::Length => types::FinishReason::Length,
+        FinishReason::Filtered(reason) => types::FinishReason::Filtered(reason.clone()),
+        FinishReason::Cancelled => types::FinishReason::Cancelled,
+    }
+}
+
+/// The end of a stream as its filter gets it.
+pub(crate) fn ending_to_wit(
+    finish: &FinishReason,
+    usage: &Usage,
+    held: usize,
+) -> stream_filter::Ending {
+    stream_filter::Ending {
+        finish: finish_to_wit(finish),
+        usage: usage_to_wit(usage),
+        held_bytes: u32::try_from(held).unwrap_or(u32::MAX),
+    }
+}
+
+/// The whole output as the plugin gets it.
+pub(crate) fn response_to_wit(
+    text: &str,
+    finish: &FinishReason,
+    usage: &Usage,
+) -> response_hook::Response {
+    response_hook::Response {
+        text: text.to_owned(),
+        finish: finish_to_wit(finish),
+        usage: usage_to_wit(usage),
+    }
+}
+
+/// The account of a job as an observer gets it.
+pub(crate) fn summary_to_wit(summary: &Summary) -> observer::Summary {
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    observer::Summary {
+        outcome: match &summary.outcome {
+            Completion::Completed(finish) => observer::Outcome::Completed(finish_to_wit(finish)),
+            Completion::Rejected { code, reason } => {
+                observer::Outcome::Rejected(types::Rejection {
+                    code: Some(*code),
+                    reason: reason.clone(),
+                })
+            }
+            Completion::Failed { code, reason } => {
+                observer::Outcome::Failed(observer::Failure { code: *code, reason: reason.clone() })
+            }
+        },
+        usage: usage_to_wit(&summary.usage),
+        queue_us: micros(summary.queued),
+        first_token_us: summary.first_token.map(micros),
+        total_us: micros(summary.total),
     }
 }
 

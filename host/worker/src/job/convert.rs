@@ -129,6 +129,15 @@ pub fn finish_reason(reason: llamero_engine::FinishReason) -> Result<FinishReaso
     }
 }
 
+/// Why the text ends, as hooks are told.
+pub fn finish_to_hooks(reason: Option<&FinishReason>) -> llamero_hooks::FinishReason {
+    match reason {
+        Some(FinishReason::Length) => llamero_hooks::FinishReason::Length,
+        // Workers that send no reasons have ended all the same.
+        _ => llamero_hooks::FinishReason::Stop,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

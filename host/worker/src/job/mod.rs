@@ -13,7 +13,9 @@
 //! becomes what is [`crate::wire`]. When a job may run is decided by
 //! [`crate::table`].
 
+mod account;
 mod convert;
+mod outgoing;
 mod stages;
 mod trace;
 
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::job::account::Account;
 use crate::models::ModelStore;
 use crate::nats::outbox::{Outbox, SendError};
 use crate::publish::{Buckets, Ending, Pace, Publisher, StreamSettings};
@@ -118,7 +121,8 @@ pub async fn run(
             reply: incoming.reply.clone(),
             publisher: None,
         };
-        let stages = stages::run(&shared, incoming, &mut answer);
+        let mut account = Account::new(incoming.arrived);
+        let stages = stages::run(&shared, incoming, &mut answer, &mut account);
         let stages = AssertUnwindSafe(stages).catch_unwind();
         let result = tokio::select! {
             biased;
@@ -131,7 +135,10 @@ pub async fn run(
         };
         generated();
         log_end(&result, began.elapsed());
+        let outcome = account.outcome(&result);
+        let job = Arc::clone(&answer.job);
         answer.end(result).await;
+        account.close(&job, outcome, shared.log_hook_text);
     }
     .instrument(span)
     .await;

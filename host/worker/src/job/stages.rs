@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use llamero_engine::{Constraint, Event, Job, PromptLimits};
+use llamero_engine::{Constraint, Job, PromptLimits};
 use llamero_hooks::{JobContext, OptionCheck, PromptOutcome, RequestOutcome};
 use llamero_protocol::{
     ErrorBody, FinishReason, Options, PredictResponse, ResolvedOptions, Timings, Usage,
     check_hook_options, check_model_name, grammar_set_by_hook, model_choice, resolve,
 };
 
+use super::account::Account;
 use super::convert;
-use super::trace::Traced;
-use super::{Answer, Incoming, Shared};
+use super::{Answer, Incoming, Shared, outgoing, trace};
 use crate::models::Lease;
 use crate::wire;
 
@@ -22,6 +22,7 @@ pub async fn run(
     shared: &Shared,
     incoming: Incoming,
     answer: &mut Answer<'_>,
+    account: &mut Account,
 ) -> Result<PredictResponse, ErrorBody> {
     let Incoming { job, arrived, predict, caller, .. } = incoming;
     let client = predict.options.known();
@@ -29,7 +30,7 @@ pub async fn run(
 
     let mut lease = lease(shared, &client).await?;
     tracing::Span::current().record("model", lease.name());
-    let queued = arrived.elapsed();
+    account.queued = arrived.elapsed();
 
     let hooks = shared
         .hooks
@@ -42,13 +43,13 @@ pub async fn run(
             headers: caller.headers,
         })
         .with_check(option_check(client.clone()));
-    let mut hooks = Traced::new(hooks, &job, shared.log_hook_text);
+    let hooks = account.hooks.insert(trace::watched(hooks, shared.log_hook_text));
     let instructions = convert::instructions(&client, &shared.options);
     let request = convert::to_hooks(predict, lease.name(), &client, &instructions);
     let request = match hooks.on_request(request).await {
         RequestOutcome::Continue(request) => request,
         RequestOutcome::Responded(text) => {
-            return respond(shared, answer, stream, text, queued, hooks.elapsed()).await;
+            return respond(shared, answer, stream, text, account).await;
         }
         RequestOutcome::Rejected { plugin, phase, code, reason } => {
             return Err(wire::rejection(plugin, phase, code, reason));
@@ -96,9 +97,9 @@ pub async fn run(
         }
         PromptOutcome::Failed(failure) => return Err(wire::hook_failure(&failure)),
     }
+    let pipe =
+        hooks.open(!stream.is_empty()).await.map_err(|failure| wire::hook_failure(&failure))?;
     let in_hooks = hooks.elapsed();
-    // Gives the plugins' instances back before the long part begins.
-    drop(hooks);
 
     let truncated_tokens = prompt.truncated_tokens;
     let engine_job = Job {
@@ -112,39 +113,38 @@ pub async fn run(
     };
     // Before the acknowledgement, so that a job the engine does not take is not
     // acknowledged. Its first events wait in their channel meanwhile.
-    let mut generation =
+    let prompt_tokens = u32::try_from(engine_job.prompt.len()).unwrap_or(u32::MAX);
+    account.usage.prompt_tokens = prompt_tokens;
+    let generation =
         lease.model().submit(engine_job).map_err(|error| wire::submit(&error, lease.n_ctx()))?;
     if !stream.is_empty() {
         answer.acknowledge(stream).await?;
     }
 
-    let mut output = String::new();
-    loop {
-        match generation.next().await {
-            Some(Event::Text(text)) => {
-                answer.text(&text);
-                output.push_str(&text);
-            }
-            Some(Event::Finished(finished)) => {
-                let finish_reason = convert::finish_reason(finished.reason)?;
-                let usage = Usage {
-                    prompt_tokens: finished.prompt_tokens,
-                    cached_tokens: finished.cached_tokens,
-                    completion_tokens: finished.completion_tokens,
-                    truncated_tokens,
-                };
-                let timings = Timings::from_durations(
-                    queued + finished.queue_time,
-                    in_hooks,
-                    finished.prompt_time,
-                    finished.predict_time,
-                );
-                return Ok(done(shared, output, finish_reason, usage, timings));
-            }
-            Some(Event::Failed(error)) => return Err(wire::generation(&error)),
-            None => return Err(wire::generation(&llamero_engine::GenerationError::Stopped)),
+    let submitted = Instant::now();
+    let output = outgoing::deliver(generation, pipe, answer, account).await?;
+    let usage = Usage {
+        prompt_tokens: account.usage.prompt_tokens,
+        cached_tokens: account.usage.cached_tokens,
+        completion_tokens: account.usage.completion_tokens,
+        truncated_tokens,
+    };
+    let timings = match &output.finished {
+        Some(finished) => Timings::from_durations(
+            account.queued + finished.queue_time,
+            in_hooks,
+            finished.prompt_time,
+            finished.predict_time,
+        ),
+        // A hook ended the output, so that the engine has not said how it spent
+        // its time.
+        None => {
+            let first = account.first_text.unwrap_or_else(Instant::now);
+            let prompt_time = first.saturating_duration_since(submitted);
+            Timings::from_durations(account.queued, in_hooks, prompt_time, first.elapsed())
         }
-    }
+    };
+    Ok(done(shared, output.text, output.finish_reason, usage, timings))
 }
 
 /// Checks the model's name and waits until it is loaded.
@@ -221,24 +221,28 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The answer of a hook, without inference: for a stream, the acknowledgement
-/// and one fragment with all of it, then the final message.
+/// The answer of a hook, without inference. It passes the outgoing hooks like any
+/// other; for a stream there is the acknowledgement, one fragment with all of it,
+/// then the final message.
 async fn respond(
     shared: &Shared,
     answer: &mut Answer<'_>,
     stream: String,
     text: String,
-    queued: Duration,
-    in_hooks: Duration,
+    account: &mut Account,
 ) -> Result<PredictResponse, ErrorBody> {
+    let Some(hooks) = &mut account.hooks else {
+        return Err(wire::panicked());
+    };
+    let pipe =
+        hooks.open(!stream.is_empty()).await.map_err(|failure| wire::hook_failure(&failure))?;
+    let in_hooks = hooks.elapsed();
     if !stream.is_empty() {
         answer.acknowledge(stream).await?;
-        if !text.is_empty() {
-            answer.text(&text);
-        }
     }
-    let timings = Timings::from_durations(queued, in_hooks, Duration::ZERO, Duration::ZERO);
-    Ok(done(shared, text, FinishReason::Stop, Usage::default(), timings))
+    let output = outgoing::deliver_text(text, pipe, answer, account).await?;
+    let timings = Timings::from_durations(account.queued, in_hooks, Duration::ZERO, Duration::ZERO);
+    Ok(done(shared, output.text, output.finish_reason, Usage::default(), timings))
 }
 
 fn done(

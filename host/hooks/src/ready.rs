@@ -1,0 +1,98 @@
+//! Instances made and configured ahead of need, so that a job need not wait for
+//! its own.
+//!
+//! A pool belongs to one version of a plugin and goes with it. It is filled on
+//! the hooks' runtime, after a job took from it; how an instance is made is in
+//! `instance`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
+
+use crate::data::JobContext;
+use crate::host::Shared;
+use crate::instance::{Budget, JobInstance};
+use crate::job::JobShared;
+use crate::plugin::Plugin;
+
+/// The ready instances of one version of a plugin.
+#[derive(Default)]
+pub(crate) struct ReadyPool {
+    waiting: Mutex<Vec<Ready>>,
+    filling: AtomicBool,
+}
+
+struct Ready {
+    instance: Box<JobInstance>,
+    /// Its share of `HostConfig::max_ready`.
+    _share: OwnedSemaphorePermit,
+}
+
+impl ReadyPool {
+    /// An instance that needs nothing but a job.
+    pub(crate) fn take(&self) -> Option<Box<JobInstance>> {
+        self.waiting().pop().map(|ready| ready.instance)
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Ready>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fills the pool of a plugin in the background, up to its limit `ready`.
+pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
+    let wanted = plugin.shared.limits.ready;
+    let pool = &plugin.ready;
+    if wanted == 0 || pool.waiting().len() >= wanted || pool.filling.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let runtime = host.runtime.handle().clone();
+    let (host, plugin) = (Arc::downgrade(host), Arc::downgrade(plugin));
+    runtime.spawn(async move {
+        loop {
+            // Between two instances the plugin may have been replaced, and the
+            // host may have gone.
+            let (Some(host), Some(plugin)) = (host.upgrade(), plugin.upgrade()) else {
+                return;
+            };
+            let pool = &plugin.ready;
+            let made = if pool.waiting().len() < wanted {
+                let share = Arc::clone(&host.ready).try_acquire_owned().ok();
+                match share {
+                    Some(share) => make(&host, &plugin).await.map(|instance| (instance, share)),
+                    None => None,
+                }
+            } else {
+                None
+            };
+            let Some((instance, share)) = made else {
+                pool.filling.store(false, Ordering::Release);
+                return;
+            };
+            pool.waiting().push(Ready { instance, _share: share });
+        }
+    });
+}
+
+/// Makes one instance. That it worked in the plugin's trial does not mean that it
+/// works now; a job that finds the pool empty will hear of it.
+async fn make(host: &Shared, plugin: &Plugin) -> Option<Box<JobInstance>> {
+    let nobody = JobShared::new(JobContext::default());
+    let limits = &plugin.shared.limits;
+    // As much time as a trial has: nobody waits for it.
+    let budget = Budget::trial(host.config.trial_wall, limits.cpu);
+    match JobInstance::configured(host, plugin, &nobody, None, budget).await {
+        Ok(instance) => Some(instance),
+        Err(error) => {
+            warn!(
+                plugin = plugin.info.id,
+                kind = error.kind.as_str(),
+                detail = error.detail,
+                "no instance of a plugin could be made ready"
+            );
+            None
+        }
+    }
+}
