@@ -1,8 +1,8 @@
 //! `[[handle-bomb]]`: takes 5,000 handles of the host and gives none of them back.
 
+use bindings::exports::llamero::hooks::request_hook::{Guest, Verdict};
+use bindings::wasi::clocks::monotonic_clock::subscribe_duration;
 use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::wasi::exports::llamero::hooks::request_hook::{Guest, Verdict};
-use test_plugins::wasi::wasi::clocks::monotonic_clock::subscribe_duration;
 
 struct HandleBomb;
 
@@ -17,4 +17,4 @@ impl Guest for HandleBomb {
     }
 }
 
-test_plugins::export!(wasi_plugin: HandleBomb);
+test_plugins::plugin!(wasi: HandleBomb);

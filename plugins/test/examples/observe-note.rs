@@ -1,8 +1,8 @@
 //! Writes a log line `observed` for every job, whether asked or not: its id, how it
 //! ended, with which code or reason, and its tokens.
 
-use test_plugins::observer::exports::llamero::hooks::observer::{Guest, Outcome, Summary};
-use test_plugins::observer::llamero::hooks::{call, log};
+use bindings::exports::llamero::hooks::observer::{Guest, Outcome, Summary};
+use bindings::llamero::hooks::{call, log};
 use test_plugins::request::llamero::hooks::types::{CallContext, FinishReason};
 
 struct ObserveNote;
@@ -32,4 +32,4 @@ impl Guest for ObserveNote {
     }
 }
 
-test_plugins::export!(observer_plugin: ObserveNote);
+test_plugins::plugin!(observer: ObserveNote);

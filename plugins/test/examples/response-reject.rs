@@ -1,9 +1,9 @@
 //! `[[response-reject]]`: rejects the answer with code 1004.
 
+use bindings::exports::llamero::hooks::response_hook::{Response, Verdict};
+use bindings::exports::llamero::hooks::{request_hook, response_hook};
 use test_plugins::Asked;
 use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Rejection, Request};
-use test_plugins::response::exports::llamero::hooks::response_hook::{Response, Verdict};
-use test_plugins::response::exports::llamero::hooks::{request_hook, response_hook};
 
 struct ResponseReject;
 
@@ -31,4 +31,4 @@ impl response_hook::Guest for ResponseReject {
     }
 }
 
-test_plugins::export!(response_plugin: ResponseReject);
+test_plugins::plugin!(response: ResponseReject);

@@ -1,10 +1,10 @@
 //! `[[response-replace]]`: puts the answer in brackets; `[[response-replace:TEXT]]`:
 //! puts TEXT in its place.
 
+use bindings::exports::llamero::hooks::response_hook::{Response, Verdict};
+use bindings::exports::llamero::hooks::{request_hook, response_hook};
 use test_plugins::Asked;
 use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::response::exports::llamero::hooks::response_hook::{Response, Verdict};
-use test_plugins::response::exports::llamero::hooks::{request_hook, response_hook};
 
 struct ResponseReplace;
 
@@ -30,4 +30,4 @@ impl response_hook::Guest for ResponseReplace {
     }
 }
 
-test_plugins::export!(response_plugin: ResponseReplace);
+test_plugins::plugin!(response: ResponseReplace);

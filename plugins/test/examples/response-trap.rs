@@ -1,9 +1,9 @@
 //! `[[response-trap]]`: panics when it sees the answer.
 
+use bindings::exports::llamero::hooks::response_hook::{Response, Verdict};
+use bindings::exports::llamero::hooks::{request_hook, response_hook};
 use test_plugins::Asked;
 use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::response::exports::llamero::hooks::response_hook::{Response, Verdict};
-use test_plugins::response::exports::llamero::hooks::{request_hook, response_hook};
 
 struct ResponseTrap;
 
@@ -29,4 +29,4 @@ impl response_hook::Guest for ResponseTrap {
     }
 }
 
-test_plugins::export!(response_plugin: ResponseTrap);
+test_plugins::plugin!(response: ResponseTrap);

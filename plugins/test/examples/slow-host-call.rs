@@ -1,8 +1,8 @@
 //! `[[slow-host-call]]`: waits in a host call for an hour.
 
+use bindings::exports::llamero::hooks::request_hook::{Guest, Verdict};
+use bindings::wasi::clocks::monotonic_clock::subscribe_duration;
 use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::wasi::exports::llamero::hooks::request_hook::{Guest, Verdict};
-use test_plugins::wasi::wasi::clocks::monotonic_clock::subscribe_duration;
 
 struct SlowHostCall;
 
@@ -15,4 +15,4 @@ impl Guest for SlowHostCall {
     }
 }
 
-test_plugins::export!(wasi_plugin: SlowHostCall);
+test_plugins::plugin!(wasi: SlowHostCall);

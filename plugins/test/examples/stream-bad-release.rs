@@ -1,12 +1,12 @@
 //! `[[stream-bad-release]]`: holds a text of two-byte characters and then releases one
 //! byte of it; `[[stream-bad-release:beyond]]`: releases a byte more than there is.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Plan, Rewrite, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
 
 struct StreamBadRelease;
 
@@ -48,4 +48,4 @@ impl stream_filter::Guest for StreamBadRelease {
     }
 }
 
-test_plugins::export!(stream_plugin: StreamBadRelease);
+test_plugins::plugin!(stream: StreamBadRelease);

@@ -1,12 +1,12 @@
 //! `[[stream-halt]]`: ends the output with `[stopped]` at the third push;
 //! `[[stream-halt:N]]`: at the N-th.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Halt, Plan, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
 
 struct StreamHalt;
 
@@ -44,4 +44,4 @@ impl stream_filter::Guest for StreamHalt {
     }
 }
 
-test_plugins::export!(stream_plugin: StreamHalt);
+test_plugins::plugin!(stream: StreamHalt);

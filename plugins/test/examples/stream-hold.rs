@@ -3,12 +3,12 @@
 //! may be more than a host allows; `[[stream-hold:discard]]` and
 //! `[[stream-hold:reject]]`: does that at the end, with code 1005.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Rejection, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Plan, Rewrite, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Rejection, Request};
 
 struct StreamHold;
 
@@ -54,4 +54,4 @@ impl stream_filter::Guest for StreamHold {
     }
 }
 
-test_plugins::export!(stream_plugin: StreamHold);
+test_plugins::plugin!(stream: StreamHold);

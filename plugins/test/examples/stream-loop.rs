@@ -1,11 +1,11 @@
 //! `[[stream-loop]]`: never comes back from its second push.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Plan, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
 
 struct StreamLoop;
 
@@ -44,4 +44,4 @@ impl stream_filter::Guest for StreamLoop {
     }
 }
 
-test_plugins::export!(stream_plugin: StreamLoop);
+test_plugins::plugin!(stream: StreamLoop);

@@ -1,12 +1,12 @@
 //! `[[stream-reject]]`: lets two pushes pass and rejects the output with code 1003 at
 //! the third one; `[[stream-reject:N]]`: at the N-th.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Rejection, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Plan, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Rejection, Request};
 
 struct StreamReject;
 
@@ -44,4 +44,4 @@ impl stream_filter::Guest for StreamReject {
     }
 }
 
-test_plugins::export!(stream_plugin: StreamReject);
+test_plugins::plugin!(stream: StreamReject);

@@ -2,13 +2,13 @@
 //! third push, or at the one that the configuration says: `{"at": N}`;
 //! `[[stream-trap:N]]`: at the N-th; `[[stream-trap:close]]`: at the end.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Plan, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
-use test_plugins::stream::llamero::hooks::config;
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::llamero::hooks::config;
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
 
 struct StreamTrap;
 
@@ -54,4 +54,4 @@ fn configured() -> u32 {
     config::get("/at").and_then(|json| json.parse().ok()).unwrap_or(3)
 }
 
-test_plugins::export!(stream_plugin: StreamTrap);
+test_plugins::plugin!(stream: StreamTrap);

@@ -1,12 +1,12 @@
 //! `[[stream-upper]]`: the output in capital letters, token by token;
 //! `[[stream-upper:line]]`, `:sentence`, `:whole` and `:BYTES` in larger pieces.
 
-use test_plugins::Asked;
-use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
-use test_plugins::stream::exports::llamero::hooks::stream_filter::{
+use bindings::exports::llamero::hooks::stream_filter::{
     Chunk, Ending, Granularity, Plan, Rewrite, Tail, Verdict,
 };
-use test_plugins::stream::exports::llamero::hooks::{request_hook, stream_filter};
+use bindings::exports::llamero::hooks::{request_hook, stream_filter};
+use test_plugins::Asked;
+use test_plugins::request::llamero::hooks::types::{CallContext, HookError, Request};
 
 struct StreamUpper;
 
@@ -53,4 +53,4 @@ fn granularity(argument: &str) -> Granularity {
     }
 }
 
-test_plugins::export!(stream_plugin: StreamUpper);
+test_plugins::plugin!(stream: StreamUpper);

@@ -61,129 +61,6 @@ pub mod prompt {
     });
 }
 
-/// Bindings of the plugins that see the request and the text that is generated for
-/// it.
-#[allow(
-    unsafe_code,
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod stream {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        inline: "
-            package llamero:test-stream;
-            world stream-plugin {
-                import llamero:hooks/config@0.1.0;
-                export llamero:hooks/request-hook@0.1.0;
-                export llamero:hooks/stream-filter@0.1.0;
-            }
-        ",
-        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
-        generate_all,
-        pub_export_macro: true,
-        export_macro_name: "export_stream_plugin",
-        default_bindings_module: "test_plugins::stream",
-    });
-}
-
-/// Bindings of the plugins that see the request and the whole answer.
-#[allow(
-    unsafe_code,
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod response {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        inline: "
-            package llamero:test-response;
-            world response-plugin {
-                export llamero:hooks/request-hook@0.1.0;
-                export llamero:hooks/response-hook@0.1.0;
-            }
-        ",
-        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
-        generate_all,
-        pub_export_macro: true,
-        export_macro_name: "export_response_plugin",
-        default_bindings_module: "test_plugins::response",
-    });
-}
-
-/// Bindings of the plugins that see how a job ended.
-#[allow(
-    unsafe_code,
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod observer {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        inline: "
-            package llamero:test-observer;
-            world observer-plugin {
-                import llamero:hooks/call@0.1.0;
-                import llamero:hooks/log@0.1.0;
-                export llamero:hooks/observer@0.1.0;
-            }
-        ",
-        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
-        generate_all,
-        pub_export_macro: true,
-        export_macro_name: "export_observer_plugin",
-        default_bindings_module: "test_plugins::observer",
-    });
-}
-
-/// Bindings of the plugins that wait for WASI, which has something to wait for
-/// where the worker's own interfaces answer at once.
-#[allow(
-    unsafe_code,
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod wasi {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        // Only what is used of the two packages.
-        inline: "
-            package llamero:test-wasi;
-            world wasi-plugin {
-                import wasi:clocks/monotonic-clock@0.2.0;
-                export llamero:hooks/request-hook@0.1.0;
-            }
-            package wasi:io@0.2.0 {
-                interface poll {
-                    resource pollable {
-                        block: func();
-                    }
-                }
-            }
-            package wasi:clocks@0.2.0 {
-                interface monotonic-clock {
-                    use wasi:io/poll@0.2.0.{pollable};
-                    type duration = u64;
-                    subscribe-duration: func(when: duration) -> pollable;
-                }
-            }
-        ",
-        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
-        generate_all,
-        pub_export_macro: true,
-        export_macro_name: "export_wasi_plugin",
-        default_bindings_module: "test_plugins::wasi",
-    });
-}
-
 /// Makes a type the plugin of its file: `export!(request_plugin: Trap)`.
 ///
 /// Only for WebAssembly: the names of the exports are none that the linkers of
@@ -202,29 +79,93 @@ macro_rules! export {
         #[cfg(not(target_family = "wasm"))]
         const _: $plugin = $plugin;
     };
-    (stream_plugin: $plugin:ident) => {
-        #[cfg(target_family = "wasm")]
-        $crate::stream::export_stream_plugin!($plugin);
-        #[cfg(not(target_family = "wasm"))]
-        const _: $plugin = $plugin;
+}
+
+/// Makes a type the plugin of its file, as [`export!`] does, and puts the bindings
+/// of its world beside it as `bindings`: `plugin!(stream: Upper)`.
+///
+/// Generated in each file, because several worlds that export the same interface
+/// cannot have their bindings in one crate. The types of requests are those of
+/// [`request`].
+#[macro_export]
+macro_rules! plugin {
+    (stream: $plugin:ident) => {
+        $crate::plugin!($plugin, "
+            package llamero:test-stream;
+            world plugin {
+                import llamero:hooks/config@0.1.0;
+                export llamero:hooks/request-hook@0.1.0;
+                export llamero:hooks/stream-filter@0.1.0;
+            }
+        ");
     };
-    (response_plugin: $plugin:ident) => {
-        #[cfg(target_family = "wasm")]
-        $crate::response::export_response_plugin!($plugin);
-        #[cfg(not(target_family = "wasm"))]
-        const _: $plugin = $plugin;
+    (response: $plugin:ident) => {
+        $crate::plugin!($plugin, "
+            package llamero:test-response;
+            world plugin {
+                export llamero:hooks/request-hook@0.1.0;
+                export llamero:hooks/response-hook@0.1.0;
+            }
+        ");
     };
-    (observer_plugin: $plugin:ident) => {
-        #[cfg(target_family = "wasm")]
-        $crate::observer::export_observer_plugin!($plugin);
-        #[cfg(not(target_family = "wasm"))]
-        const _: $plugin = $plugin;
+    (observer: $plugin:ident) => {
+        $crate::plugin!($plugin, "
+            package llamero:test-observer;
+            world plugin {
+                import llamero:hooks/call@0.1.0;
+                import llamero:hooks/log@0.1.0;
+                export llamero:hooks/observer@0.1.0;
+            }
+        ");
     };
-    (wasi_plugin: $plugin:ident) => {
-        #[cfg(target_family = "wasm")]
-        $crate::wasi::export_wasi_plugin!($plugin);
-        #[cfg(not(target_family = "wasm"))]
-        const _: $plugin = $plugin;
+    // WASI has something to wait for, where the worker's own interfaces answer at
+    // once. Only what is used of its packages.
+    (wasi: $plugin:ident) => {
+        $crate::plugin!($plugin, "
+            package llamero:test-wasi;
+            world plugin {
+                import wasi:clocks/monotonic-clock@0.2.0;
+                export llamero:hooks/request-hook@0.1.0;
+            }
+            package wasi:io@0.2.0 {
+                interface poll {
+                    resource pollable {
+                        block: func();
+                    }
+                }
+            }
+            package wasi:clocks@0.2.0 {
+                interface monotonic-clock {
+                    use wasi:io/poll@0.2.0.{pollable};
+                    type duration = u64;
+                    subscribe-duration: func(when: duration) -> pollable;
+                }
+            }
+        ");
+    };
+    ($plugin:ident, $world:tt) => {
+        #[allow(
+            unsafe_code,
+            missing_docs,
+            clippy::all,
+            clippy::allow_attributes_without_reason,
+            unused,
+            reason = "generated code"
+        )]
+        mod bindings {
+            wit_bindgen::generate!({
+                path: "../../wit",
+                inline: $world,
+                with: { "llamero:hooks/types@0.1.0": test_plugins::request::llamero::hooks::types },
+                generate_all,
+            });
+
+            use super::$plugin;
+            #[cfg(target_family = "wasm")]
+            export!($plugin);
+            #[cfg(not(target_family = "wasm"))]
+            const _: $plugin = $plugin;
+        }
     };
 }
 
