@@ -21,6 +21,7 @@ mod config;
 mod data;
 mod engine;
 mod error;
+mod golden;
 mod guest;
 mod host;
 mod imports;
@@ -31,6 +32,7 @@ mod load;
 mod plugin;
 mod policy;
 mod run;
+mod schema;
 mod services;
 mod state;
 mod ticker;
@@ -45,6 +47,7 @@ pub use data::{
     PromptOutcome, Request, RequestOutcome, Summary, Usage, Verdict,
 };
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
+pub use golden::golden_cases;
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
 pub use policy::{

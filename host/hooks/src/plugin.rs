@@ -17,7 +17,7 @@ use crate::config::Limits;
 use crate::error::Phase;
 use crate::guest::GuestState;
 use crate::imports::LogBudget;
-use crate::policy::Policy;
+use crate::policy::{Mode, Policy};
 use crate::services::Services;
 
 pub(crate) struct Plugin {
@@ -25,6 +25,14 @@ pub(crate) struct Plugin {
     pub(crate) shared: Arc<PluginShared>,
     pub(crate) pre: InstancePre<GuestState>,
     pub(crate) exports: Exports,
+}
+
+impl Plugin {
+    /// Whether it is called in `phase`: it exports it, and the operator lets it.
+    pub(crate) fn called_in(&self, phase: Phase) -> bool {
+        let policy = &self.shared.policy;
+        policy.mode != Mode::Off && self.exports.has(phase) && policy.includes(phase)
+    }
 }
 
 /// What every instance of a plugin needs to know.
