@@ -23,6 +23,7 @@ mod config;
 mod data;
 mod engine;
 mod error;
+mod golden;
 mod guest;
 mod host;
 mod imports;
@@ -37,6 +38,7 @@ mod policy;
 mod probation;
 mod ready;
 mod run;
+mod schema;
 mod services;
 mod state;
 mod stats;
@@ -53,6 +55,7 @@ pub use data::{
     PromptOutcome, Request, RequestOutcome, Summary, Usage, Verdict,
 };
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
+pub use golden::golden_cases;
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
 pub use outgoing::{OutgoingPipe, Room};

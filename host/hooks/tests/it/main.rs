@@ -12,5 +12,6 @@ mod guest;
 mod imports;
 mod limits;
 mod load;
+mod policy;
 mod stop;
 mod support;

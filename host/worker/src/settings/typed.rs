@@ -15,7 +15,7 @@ use super::source::{Flags, Origin, Problem, Problems, Source};
 use super::spec::{self, Kind};
 use super::{
     AnswerSettings, Effective, HookSettings, JobSettings, LogFormat, LogSettings, ModelSettings,
-    Settings, plugins,
+    PluginTables, Settings, plugins,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -30,8 +30,9 @@ pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
     let options = reader.options();
     let stream_subjects = reader.stream_subjects();
     let origin = layers.file.clone().map_or(Origin::Default, Origin::File);
-    let tables = plugins::read(&layers.plugins, &origin, source, &mut reader.problems);
-    let hooks = reader.hooks(source, tables);
+    let tables = PluginTables::new(layers.plugins.clone(), &origin, &mut reader.problems);
+    let alone = tables.settings(source, &mut reader.problems);
+    let hooks = reader.hooks(source, tables, alone);
     let settings = Settings {
         nats,
         models: reader.models(),
@@ -262,6 +263,7 @@ impl Reader<'_> {
     fn hooks(
         &self,
         source: &dyn Source,
+        plugin_tables: PluginTables,
         plugins: std::collections::BTreeMap<String, PluginSettings>,
     ) -> HookSettings {
         HookSettings {
@@ -270,6 +272,7 @@ impl Reader<'_> {
             limits: plugins::global_limits(|name| self.u64(name)),
             concurrency: self.usize("hook_concurrency"),
             instances: self.u32("hook_instances"),
+            max_ready: self.u32("hook_max_ready"),
             threads: self.usize("hook_threads"),
             max_component_bytes: self.u64("hook_max_component_bytes"),
             max_plugins: self.usize("hook_max_plugins"),
@@ -277,6 +280,7 @@ impl Reader<'_> {
             headers: self.texts("hook_headers"),
             log_text: self.bool("log_hook_text"),
             plugins,
+            plugin_tables,
         }
     }
 }
