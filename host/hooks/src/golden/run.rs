@@ -115,7 +115,7 @@ impl<'a> Trial<'a> {
     ) -> Result<Self, CallError> {
         let job = JobShared::new(JobContext { job: "golden".to_owned(), ..Default::default() });
         let limits = &plugin.shared.limits;
-        let budget = Budget::new(host.config.trial_wall, limits.cpu);
+        let budget = Budget::trial(host.config.trial_wall, limits.cpu);
         let mut instance = JobInstance::make(host, plugin, &job, None, budget).await?;
         let unusable = |text| CallError::new(FailureKind::Instantiate, text);
         instance.load(plugin).map_err(|broken| unusable(broken.reason))?;
@@ -136,7 +136,7 @@ impl<'a> Trial<'a> {
 
     /// Starts the budget of one call.
     fn enter(&mut self, phase: Phase) -> Budget {
-        let budget = Budget::new(self.host.config.trial_wall, self.limits.cpu);
+        let budget = Budget::trial(self.host.config.trial_wall, self.limits.cpu);
         begin(&mut self.instance.store, Some(phase), budget);
         self.instance.store.set_epoch_deadline(1);
         budget
