@@ -118,10 +118,9 @@ fn check_id(id: &str) -> Result<(), LoadCause> {
 
 fn check_digest(policy: &Policy, found: &str) -> Result<(), LoadCause> {
     match &policy.sha256 {
-        Some(wanted) if !wanted.eq_ignore_ascii_case(found) => Err(LoadCause::DigestMismatch {
-            wanted: wanted.clone(),
-            found: found.to_owned(),
-        }),
+        Some(wanted) if !wanted.eq_ignore_ascii_case(found) => {
+            Err(LoadCause::DigestMismatch { wanted: wanted.clone(), found: found.to_owned() })
+        }
         _ => Ok(()),
     }
 }

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use llamero_hooks::{
-    Chain, HookHost, HostConfig, LoadCause, LoadError, PluginSettings, Services,
-};
+use llamero_hooks::{Chain, HookHost, HostConfig, LoadCause, LoadError, PluginSettings, Services};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;

@@ -66,8 +66,8 @@ const VERDICTS: &[&str] =
 /// # Errors
 /// Everything that is wrong, each with the case that it is in.
 pub fn golden_cases(text: &str) -> Result<Vec<GoldenCase>, Vec<String>> {
-    let list: Value = serde_json::from_str(text)
-        .map_err(|error| vec![format!("it is not JSON: {error}")])?;
+    let list: Value =
+        serde_json::from_str(text).map_err(|error| vec![format!("it is not JSON: {error}")])?;
     let Value::Array(items) = list else {
         return Err(vec!["it must be a JSON array of cases".to_owned()]);
     };
@@ -255,8 +255,7 @@ fn same(a: &Value, b: &Value) -> bool {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
         }
         (a, b) => a == b,
     }

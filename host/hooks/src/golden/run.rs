@@ -51,11 +51,7 @@ pub(crate) async fn run(
     if matches(&case.want, &got) {
         return Ok(());
     }
-    Err(LoadCause::Golden {
-        case: case.name.clone(),
-        want: shown(&case.want),
-        got: shown(&got),
-    })
+    Err(LoadCause::Golden { case: case.name.clone(), want: shown(&case.want), got: shown(&got) })
 }
 
 fn shown(value: &Value) -> String {
@@ -68,11 +64,7 @@ fn shown(value: &Value) -> String {
     text
 }
 
-async fn decide(
-    host: &Shared,
-    plugin: &Plugin,
-    input: &GoldenInput,
-) -> Result<Value, CallError> {
+async fn decide(host: &Shared, plugin: &Plugin, input: &GoldenInput) -> Result<Value, CallError> {
     let mut trial = Trial::begin(host, plugin, input).await?;
     match input {
         GoldenInput::Request(request) => trial.request(request).await,
@@ -332,9 +324,7 @@ fn content_json(content: &Content) -> Value {
     match content {
         Content::Completion { system, input } => json!({"system": system, "input": input}),
         Content::Chat(messages) => {
-            let message = |message: &crate::data::Message| {
-                json!({"role": message.role, "content": message.content})
-            };
+            let message = |message: &crate::data::Message| json!({"role": message.role, "content": message.content});
             json!({"messages": messages.iter().map(message).collect::<Vec<_>>()})
         }
     }

@@ -148,7 +148,10 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 /// Schemas that are applied to the same value as the one they stand in.
-fn same_place<'a>(root: &'a Value, schema: &'a Map<String, Value>) -> Result<Vec<&'a Value>, String> {
+fn same_place<'a>(
+    root: &'a Value,
+    schema: &'a Map<String, Value>,
+) -> Result<Vec<&'a Value>, String> {
     let mut found = Vec::new();
     for (name, value) in schema {
         let name = name.as_str();
@@ -343,9 +346,10 @@ mod tests {
         let schema = doubling(40, |next| json!({"allOf": [next, next]}));
         refused(&schema, &json!({}), "against more than");
         // Each level of the configuration doubles it.
-        let schema = doubling(40, |next| {
-            json!({"allOf": [{"additionalProperties": next}, {"additionalProperties": next}]})
-        });
+        let schema = doubling(
+            40,
+            |next| json!({"allOf": [{"additionalProperties": next}, {"additionalProperties": next}]}),
+        );
         let mut config = json!({});
         for _ in 0..30 {
             config = json!({"a": config});

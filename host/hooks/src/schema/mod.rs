@@ -208,12 +208,8 @@ mod tests {
             })
         };
         let config = json!({"a": 1});
-        assert_eq!(
-            judged(&schema("http://json-schema.org/draft-07/schema#"), &config),
-            Ok(())
-        );
-        let found =
-            mismatches(&schema("https://json-schema.org/draft/2020-12/schema"), &config);
+        assert_eq!(judged(&schema("http://json-schema.org/draft-07/schema#"), &config), Ok(()));
+        let found = mismatches(&schema("https://json-schema.org/draft/2020-12/schema"), &config);
         assert_eq!(found.len(), 1);
         unusable(&schema("https://example.com/my-own"), "write it in JSON Schema 2020-12");
     }
@@ -253,6 +249,25 @@ mod tests {
         let config = json!({"children": [{"children": [leaf]}]});
         let found = mismatches(&schema, &config);
         assert!(found[0].contains("/children/0/children/0/name"), "{found:?}");
+    }
+
+    /// The longest chains of references that the bounds let in.
+    #[tokio::test]
+    async fn the_deepest_schema_fits_the_stack() {
+        let chain = |length: usize, link: &dyn Fn(Value) -> Value| {
+            let mut defs = serde_json::Map::new();
+            for n in 0..length {
+                defs.insert(n.to_string(), link(json!({"$ref": format!("#/$defs/{}", n + 1)})));
+            }
+            defs.insert(length.to_string(), json!({"required": ["a"]}));
+            json!({"$ref": "#/$defs/0", "$defs": defs}).to_string()
+        };
+        let same = chain(1_900, &|next| next);
+        assert!(matches!(check(same, json!({})).await, Err(LoadCause::Schema(_))));
+        let deeper = chain(1_300, &|next| json!({"items": next}));
+        check(deeper, json!({})).await.unwrap();
+        let too_long = chain(2_100, &|next| next);
+        assert!(matches!(check(too_long, json!({})).await, Err(LoadCause::Trial { .. })));
     }
 
     #[tokio::test]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamero_hooks::{
-    Chain, Grant, HookHost, LoadCause, LoadError, Mode, Phase, PluginSettings, Policy,
-    golden_cases,
+    Chain, Grant, HookHost, LoadCause, LoadError, Mode, Phase, PluginSettings, Policy, golden_cases,
 };
 use serde_json::{Value, json};
 use wit_component::{StringEncoding, embed_component_metadata};
@@ -23,11 +22,7 @@ fn with(policy: Policy) -> PluginSettings {
     PluginSettings { policy, ..PluginSettings::default() }
 }
 
-fn load(
-    host: &HookHost,
-    bytes: &[u8],
-    settings: PluginSettings,
-) -> Result<Chain, Vec<LoadError>> {
+fn load(host: &HookHost, bytes: &[u8], settings: PluginSettings) -> Result<Chain, Vec<LoadError>> {
     host.load_bytes(&[("p", bytes, settings)])
 }
 
@@ -51,7 +46,10 @@ fn an_import_that_is_not_granted_is_refused_with_the_line_to_add() {
     let host = host();
     let guest = Guest::doing("").import("state", "get", "(param i32 i32 i32)").module();
     let text = refusal_with(&host, &guest, PluginSettings::default());
-    assert!(text.contains("imports `llamero:hooks/state@0.1.0`, which it is not granted"), "{text}");
+    assert!(
+        text.contains("imports `llamero:hooks/state@0.1.0`, which it is not granted"),
+        "{text}"
+    );
     assert!(text.contains("`grant = [\"state\"]`"), "{text}");
     let granted = with(Policy { grants: vec![Grant::State], ..Policy::default() });
     if let Err(errors) = load(&host, &guest, granted) {
@@ -64,9 +62,7 @@ fn busy() -> Guest {
     let mut guest = Guest::new();
     let respond = guest.image.respond("answered");
     let replace = guest.image.replace("replaced");
-    guest
-        .on_request(&format!("(i32.const {respond})"))
-        .on_prompt(&format!("(i32.const {replace})"))
+    guest.on_request(&format!("(i32.const {respond})")).on_prompt(&format!("(i32.const {replace})"))
 }
 
 #[test]
@@ -131,8 +127,7 @@ fn a_configuration_is_checked_against_the_schema_before_the_plugin_sees_it() {
         "required": ["limits"],
         "additionalProperties": false,
     });
-    let configured =
-        |config| PluginSettings { config, ..PluginSettings::default() };
+    let configured = |config| PluginSettings { config, ..PluginSettings::default() };
     let module = described(&schema.to_string(), "");
     let chain = load(&host, &module, configured(json!({"limits": {"max": 3}}))).unwrap();
     assert_eq!(responded(on_request(&chain)), "configured");
@@ -254,9 +249,8 @@ fn each_golden_case_has_a_fresh_instance() {
              (global.set $calls (i32.const 1)) (i32.const {pass})"
         ))
         .module();
-    let case = |name: &str| {
-        json!({"name": name, "request": {"input": "x"}, "want": {"verdict": "pass"}})
-    };
+    let case =
+        |name: &str| json!({"name": name, "request": {"input": "x"}, "want": {"verdict": "pass"}});
     load(&host(), &module, golden(&json!([case("one"), case("two")]))).unwrap();
 }
 
@@ -361,11 +355,10 @@ type Verdict<'a> = (u32, &'a [Part<'a>]);
 /// A stream filter with these verdicts, one for each chunk, and this tail.
 fn filter(max_hold: u32, verdicts: &[Verdict<'_>], tail: Verdict<'_>) -> Vec<u8> {
     let mut script = Script::new();
-    let plan =
-        script.area(1, &[Part::Number(0), Part::Number(0), Part::Number(max_hold), Part::Number(0)]);
+    let plan = script
+        .area(1, &[Part::Number(0), Part::Number(0), Part::Number(max_hold), Part::Number(0)]);
     script.function("stream-filter@0.1.0#open", 15, &[plan]);
-    let areas: Vec<u32> =
-        verdicts.iter().map(|(case, parts)| script.area(*case, parts)).collect();
+    let areas: Vec<u32> = verdicts.iter().map(|(case, parts)| script.area(*case, parts)).collect();
     script.function("stream-filter@0.1.0#push", 6, &areas);
     let tail = script.area(tail.0, tail.1);
     script.function("stream-filter@0.1.0#close", 7, &[tail]);
@@ -379,9 +372,8 @@ const RELEASE_HELD: Verdict<'_> = (0, &[]);
 #[test]
 fn golden_streams_are_decided_as_written() {
     let host = host();
-    let case = |want: &Value| {
-        json!([{"name": "the case", "chunks": ["ab", "cé", "fg"], "want": want}])
-    };
+    let case =
+        |want: &Value| json!([{"name": "the case", "chunks": ["ab", "cé", "fg"], "want": want}]);
     // Held text comes out with the next pass, in order.
     let passing = filter(100, &[HOLD, PASS, (2, &[Part::Number(1)])], RELEASE_HELD);
     let is = json!({"verdict": "done", "text": "abcéfg"});

@@ -145,9 +145,8 @@ fn read_file(
 pub fn parse_toml(text: &str) -> Result<toml::Table, String> {
     toml::from_str(text).map_err(|error: toml::de::Error| {
         // The parser's message quotes the line, which may hold a secret.
-        let line = error
-            .span()
-            .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let line =
+            error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         let place = line.map_or_else(String::new, |line| format!(" in line {line}"));
         format!("is not valid TOML{place}: {}", error.message())
     })

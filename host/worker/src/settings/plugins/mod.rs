@@ -44,11 +44,7 @@ pub struct PluginTables {
 
 impl PluginTables {
     /// Takes the tables out of the configuration file `origin`.
-    pub(super) fn new(
-        tables: toml::Table,
-        origin: &Origin,
-        problems: &mut Vec<Problem>,
-    ) -> Self {
+    pub(super) fn new(tables: toml::Table, origin: &Origin, problems: &mut Vec<Problem>) -> Self {
         let dir = match origin {
             Origin::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
             _ => PathBuf::new(),
@@ -73,9 +69,7 @@ impl PluginTables {
         source: &dyn Source,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<String, PluginSettings> {
-        let read = |(id, layer): (&String, &Layer)| {
-            (id.clone(), read(&[layer], source, problems))
-        };
+        let read = |(id, layer): (&String, &Layer)| (id.clone(), read(&[layer], source, problems));
         self.layers.iter().map(read).collect()
     }
 }

@@ -18,8 +18,7 @@ const GOLDEN_BYTES: usize = 8 << 20;
 
 const MODES: &[(&str, Mode)] =
     &[("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
-const FAILS: &[(&str, FailPolicy)] =
-    &[("closed", FailPolicy::Closed), ("open", FailPolicy::Open)];
+const FAILS: &[(&str, FailPolicy)] = &[("closed", FailPolicy::Closed), ("open", FailPolicy::Open)];
 const STREAMS: &[(&str, WholeOutput)] =
     &[("buffer", WholeOutput::Collect), ("skip", WholeOutput::Skip)];
 const MATCHES: &[&str] = &["subjects", "models", "accounts"];
@@ -50,12 +49,7 @@ impl Reader<'_> {
     }
 
     /// One of some words; the default if it is none of them.
-    fn word<T: Copy + Default>(
-        &mut self,
-        entry: Entry<'_>,
-        key: &str,
-        words: &[(&str, T)],
-    ) -> T {
+    fn word<T: Copy + Default>(&mut self, entry: Entry<'_>, key: &str, words: &[(&str, T)]) -> T {
         let given = entry.value.as_str().unwrap_or_default();
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == given) {
             return *value;
