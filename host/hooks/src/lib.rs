@@ -27,6 +27,7 @@ mod imports;
 mod inspect;
 mod instance;
 mod job;
+pub mod ledger;
 mod load;
 mod plugin;
 mod policy;
@@ -51,8 +52,8 @@ pub use policy::{
     FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
 };
 pub use services::{
-    Measurement, MetricsService, NoMetrics, ServiceFuture, Services, StateError, StateQuota,
-    StateService,
+    DROPPED_METRICS, Measurement, MetricsService, NoMetrics, RESERVED_METRICS, ServiceFuture,
+    Services, StateError, StateQuota, StateService,
 };
-pub use state::MemoryState;
+pub use state::{MAX_STATE_KEY_BYTES, MemoryState, check_state_key};
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

@@ -1,13 +1,10 @@
 //! What a worker does before it connects: hooks compiled and tried, the model
 //! loaded if the operator wants it at start.
 
-use std::sync::Arc;
-
 use llamero_hooks::{Chain, HookHost, HostConfig, Services};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
-use crate::models::tokenizers::LoadedTokenizers;
 use crate::models::{ModelError, ModelStore};
 use crate::settings::{HookSettings, Settings};
 use crate::worker::WorkerError;
@@ -27,7 +24,7 @@ pub fn store_config(settings: &Settings) -> StoreConfig {
 /// Compiles and tries all hooks, on a thread that may block.
 pub async fn load_hooks(
     settings: HookSettings,
-    models: ModelStore,
+    services: Services,
 ) -> Result<(HookHost, Chain), WorkerError> {
     let loading = tokio::task::spawn_blocking(move || {
         let defaults = HostConfig::default();
@@ -35,6 +32,7 @@ pub async fn load_hooks(
             limits: settings.limits.over(&defaults.limits),
             concurrency: settings.concurrency,
             max_instances: settings.instances,
+            max_ready: defaults.max_ready,
             threads: settings.threads,
             // Without hooks there is nothing to keep, so no folder is made.
             cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
@@ -43,7 +41,7 @@ pub async fn load_hooks(
             trial_wall: settings.trial_wall,
             option_check: None,
         };
-        let host = HookHost::new(config, Services::new(Arc::new(LoadedTokenizers(models))))?;
+        let host = HookHost::new(config, services)?;
         let chain = match &settings.dir {
             Some(dir) => host.load_dir(dir, &settings.plugins).map_err(WorkerError::Hooks)?,
             None => host.empty_chain(),
