@@ -30,6 +30,7 @@ mod imports;
 mod inspect;
 mod instance;
 mod job;
+pub mod ledger;
 mod load;
 mod outgoing;
 mod plugin;
@@ -63,9 +64,9 @@ pub use policy::{
     FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
 };
 pub use services::{
-    Measurement, MetricsService, NoMetrics, ServiceFuture, Services, StateError, StateQuota,
-    StateService,
+    DROPPED_METRICS, Measurement, MetricsService, NoMetrics, RESERVED_METRICS, ServiceFuture,
+    Services, StateError, StateQuota, StateService,
 };
-pub use state::MemoryState;
+pub use state::{MAX_STATE_KEY_BYTES, MemoryState, check_state_key};
 pub use stats::{InstanceStats, Latency, PhaseStats, PluginStats};
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use llamero_hooks::{Chain, HookHost, HostConfig, LoadCause, LoadError, PluginSettings, Services};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
-use crate::models::tokenizers::LoadedTokenizers;
 use crate::models::{ModelError, ModelStore};
 use crate::settings::{HookSettings, PluginTables, Settings, settings_for};
 use crate::worker::WorkerError;
@@ -29,7 +27,7 @@ pub fn store_config(settings: &Settings) -> StoreConfig {
 /// Compiles and tries all hooks, on a thread that may block.
 pub async fn load_hooks(
     settings: HookSettings,
-    models: ModelStore,
+    services: Services,
 ) -> Result<(HookHost, Chain), WorkerError> {
     let loading = tokio::task::spawn_blocking(move || {
         let defaults = HostConfig::default();
@@ -46,7 +44,7 @@ pub async fn load_hooks(
             trial_wall: settings.trial_wall,
             option_check: None,
         };
-        let host = HookHost::new(config, Services::new(Arc::new(LoadedTokenizers(models))))?;
+        let host = HookHost::new(config, services)?;
         let chain = match &settings.dir {
             Some(dir) => {
                 let plugins = plugin_settings(dir, &settings.plugin_tables)?;

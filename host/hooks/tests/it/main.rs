@@ -13,5 +13,6 @@ mod imports;
 mod limits;
 mod load;
 mod policy;
+mod state;
 mod stop;
 mod support;

@@ -364,6 +364,24 @@ pub static SETTINGS: &[Spec] = &[
         "10",
         "Seconds that each step of a hook's trial at load may take, or a text such as \"500ms\"; hook_cpu_ms holds in a trial as well.",
     ),
+    spec(
+        "hook_state",
+        Kind::Choice(&["memory", "nats"]),
+        "\"memory\"",
+        "Where hooks keep their state: in this worker, or in a bucket that a fleet of workers shares.",
+    ),
+    spec(
+        "hook_state_bucket",
+        Kind::Text,
+        "\"llamero-hooks\"",
+        "Key-value bucket of the hooks' state in NATS; made if there is none.",
+    ),
+    spec(
+        "hook_metric_series",
+        int(0, 1_000_000),
+        "1000",
+        "Series of metrics that all hooks together may have; more are dropped and counted.",
+    ),
     spec("hook_headers", Kind::Texts, "[]", "Names of the request headers that hooks may see."),
     spec(
         "log_hook_text",

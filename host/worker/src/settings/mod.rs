@@ -135,6 +135,10 @@ pub struct HookSettings {
     pub max_plugins: usize,
     /// Wall time of each step of a trial.
     pub trial_wall: Duration,
+    /// Where they keep their state.
+    pub state: HookState,
+    /// Series of metrics that they may have, all together.
+    pub metric_series: usize,
     /// Names of the request headers that hooks may see.
     pub headers: Vec<String>,
     /// Whether the texts that hooks change are logged.
@@ -144,6 +148,18 @@ pub struct HookSettings {
     /// The same as it is written. [`settings_for`] lays the files beside the hooks
     /// underneath, which is what hooks are loaded with.
     pub plugin_tables: PluginTables,
+}
+
+/// Where hooks keep their state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookState {
+    /// In the worker, until it ends.
+    Memory,
+    /// In a key-value bucket of NATS.
+    Nats {
+        /// Its name.
+        bucket: String,
+    },
 }
 
 /// What is logged, and how.
