@@ -26,6 +26,8 @@ mod errors;
 mod go_client;
 mod hook_examples;
 mod hooks;
+mod hooks_examples_out;
+mod hooks_out;
 mod interrupts;
 mod load;
 mod max_payload;

@@ -21,11 +21,18 @@ pub struct Config {
     /// Whether the system text (with it the option `instructions` and system
     /// messages) is masked too. Usually it is the operator's own text.
     pub system: bool,
+    /// Whether generated text is masked too.
+    pub output: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { mask: Kind::ALL.to_vec(), replacement: "[{kind}]".to_owned(), system: false }
+        Self {
+            mask: Kind::ALL.to_vec(),
+            replacement: "[{kind}]".to_owned(),
+            system: false,
+            output: true,
+        }
     }
 }
 
@@ -87,11 +94,13 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let config =
-            Config::parse(r#"{"mask": ["card"], "replacement": "***", "system": true}"#).unwrap();
+        let config = Config::parse(
+            r#"{"mask": ["card"], "replacement": "***", "system": true, "output": false}"#,
+        )
+        .unwrap();
         assert_eq!(config.mask, [Kind::Card]);
         assert_eq!(config.replacement_for(Kind::Card), "***");
-        assert!(config.system);
+        assert!(config.system && !config.output);
     }
 
     /// Each of these must be refused with a text that contains the second item.
@@ -122,6 +131,6 @@ mod tests {
             .collect();
         let document = serde_json::Value::Object(defaults).to_string();
         assert_eq!(Config::parse(&document).unwrap(), Config::default());
-        assert_eq!(properties.len(), 3);
+        assert_eq!(properties.len(), 4);
     }
 }

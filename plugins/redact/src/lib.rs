@@ -1,14 +1,15 @@
-//! `redact`: a request hook that masks e-mail addresses, phone numbers and
-//! payment card numbers before the model sees them.
+//! `redact`: a guardrail that masks e-mail addresses, phone numbers and payment
+//! card numbers, in the request before the model sees it and in the generated text
+//! before the client does.
 //!
 //! This file is the glue between the WIT interfaces and the logic: it reads the
-//! configuration once per instance and hands texts to `redact`. What counts as
-//! an address or a number is decided in `detect`, what the operator may choose
-//! in `config`. It does not look at generated text: a model that invents an
-//! address, or was trained on one, can still print it.
+//! configuration once per instance and hands texts to `redact` and `output`. What
+//! counts as an address or a number is decided in `detect`, what the operator may
+//! choose in `config`.
 
 mod config;
 mod detect;
+mod output;
 mod redact;
 
 #[allow(
@@ -28,6 +29,8 @@ mod bindings {
                 import llamero:hooks/config@0.1.0;
                 export llamero:hooks/lifecycle@0.1.0;
                 export llamero:hooks/request-hook@0.1.0;
+                export llamero:hooks/response-hook@0.1.0;
+                export llamero:hooks/stream-filter@0.1.0;
             }
         ",
         generate_all,
@@ -37,9 +40,9 @@ mod bindings {
     export!(Plugin);
 }
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bindings::exports::llamero::hooks::{lifecycle, request_hook};
+use bindings::exports::llamero::hooks::{lifecycle, request_hook, response_hook, stream_filter};
 use bindings::llamero::hooks::types::{
     CallContext, Content, HookError, OptionValue, Request, Role,
 };
@@ -47,13 +50,19 @@ use bindings::llamero::hooks::{call, config as host_config};
 use request_hook::{Patch, Verdict};
 
 use config::Config;
+use output::{MAX_HOLD, Output, Step};
 use redact::{Counts, redact_parts, redact_text};
 
-/// The plugin; its state is the configuration, which is the same for every call
-/// of an instance.
+/// The plugin; its state is the configuration and the output of the one job that
+/// an instance serves.
 struct Plugin;
 
 static CONFIG: OnceLock<Result<Config, String>> = OnceLock::new();
+static OUTPUT: Mutex<Option<Output>> = Mutex::new(None);
+
+fn output() -> MutexGuard<'static, Option<Output>> {
+    OUTPUT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The configuration, parsed at the first use: the worker calls `configure`
 /// before any request, but nothing here relies on it.
@@ -121,6 +130,93 @@ impl request_hook::Guest for Plugin {
             options,
         }))
     }
+}
+
+impl stream_filter::Guest for Plugin {
+    fn open(_context: CallContext) -> Result<Option<stream_filter::Plan>, HookError> {
+        let config = config().map_err(HookError::Config)?;
+        if !config.output {
+            return Ok(None);
+        }
+        *output() = Some(Output::default());
+        Ok(Some(stream_filter::Plan {
+            granularity: stream_filter::Granularity::Token,
+            max_hold_bytes: u32::try_from(MAX_HOLD).unwrap_or(u32::MAX),
+            wants_tokens: false,
+        }))
+    }
+
+    fn push(chunk: stream_filter::Chunk) -> Result<stream_filter::Verdict, HookError> {
+        let config = config().map_err(HookError::Config)?;
+        let mut output = output();
+        let output = output.as_mut().ok_or_else(not_open)?;
+        check_held(output, chunk.held_bytes)?;
+        Ok(match output.push(config, &chunk.text) {
+            Step::Pass => stream_filter::Verdict::Pass,
+            Step::Hold => stream_filter::Verdict::Hold,
+            Step::Release(bytes) => {
+                stream_filter::Verdict::Release(u32::try_from(bytes).unwrap_or(u32::MAX))
+            }
+            Step::Rewrite(emit, hold) => {
+                stream_filter::Verdict::Rewrite(stream_filter::Rewrite { emit, hold })
+            }
+        })
+    }
+
+    fn close(ending: stream_filter::Ending) -> Result<stream_filter::Tail, HookError> {
+        let config = config().map_err(HookError::Config)?;
+        let mut output = output().take().ok_or_else(not_open)?;
+        check_held(&output, ending.held_bytes)?;
+        let tail = match output.close(config) {
+            Some(text) => stream_filter::Tail::Replace(text),
+            None => stream_filter::Tail::Release,
+        };
+        note_output(output.counts);
+        Ok(tail)
+    }
+}
+
+impl response_hook::Guest for Plugin {
+    fn on_response(
+        _context: CallContext,
+        mut response: response_hook::Response,
+    ) -> Result<response_hook::Verdict, HookError> {
+        let config = config().map_err(HookError::Config)?;
+        if !config.output {
+            return Ok(response_hook::Verdict::Pass);
+        }
+        let mut counts = Counts::default();
+        redact_text(config, &mut response.text, &mut counts);
+        note_output(counts);
+        Ok(if counts.total() == 0 {
+            response_hook::Verdict::Pass
+        } else {
+            response_hook::Verdict::Replace(response.text)
+        })
+    }
+}
+
+/// The log line of the job then shows how much was masked, never what.
+fn note_output(counts: Counts) {
+    if counts.total() > 0 {
+        call::note("masked-output", &counts.to_string());
+    }
+}
+
+fn not_open() -> HookError {
+    HookError::Internal("redact: a chunk of an output that was never opened".to_owned())
+}
+
+/// The worker owns the text that is held, and this plugin reads it from its own
+/// copy: if the two were not the same, a match could slip through between them.
+fn check_held(output: &Output, held: u32) -> Result<(), HookError> {
+    if usize::try_from(held) == Ok(output.held()) {
+        return Ok(());
+    }
+    Err(HookError::Internal(format!(
+        "redact: the worker holds {held} bytes, this plugin {}",
+        output.held()
+    )))
 }
 
 /// What the worker will put between the elements of `input`; nothing, unless the

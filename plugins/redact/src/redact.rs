@@ -76,7 +76,7 @@ fn replace(config: &Config, text: &str, matches: &[Match], counts: &mut Counts) 
 /// The part `range` of `text` with its share of every match taken out; the
 /// replacement stands in the part in which the match begins. Matches are in
 /// order and do not overlap.
-fn replace_within(
+pub fn replace_within(
     config: &Config,
     text: &str,
     range: std::ops::Range<usize>,

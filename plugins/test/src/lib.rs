@@ -23,6 +23,8 @@ pub mod request {
                 import llamero:hooks/call@0.1.0;
                 import llamero:hooks/config@0.1.0;
                 import llamero:hooks/log@0.1.0;
+                import llamero:hooks/metrics@0.1.0;
+                import llamero:hooks/state@0.1.0;
                 import llamero:hooks/tokenizer@0.1.0;
                 export llamero:hooks/request-hook@0.1.0;
             }
@@ -59,6 +61,129 @@ pub mod prompt {
     });
 }
 
+/// Bindings of the plugins that see the request and the text that is generated for
+/// it.
+#[allow(
+    unsafe_code,
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod stream {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package llamero:test-stream;
+            world stream-plugin {
+                import llamero:hooks/config@0.1.0;
+                export llamero:hooks/request-hook@0.1.0;
+                export llamero:hooks/stream-filter@0.1.0;
+            }
+        ",
+        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_stream_plugin",
+        default_bindings_module: "test_plugins::stream",
+    });
+}
+
+/// Bindings of the plugins that see the request and the whole answer.
+#[allow(
+    unsafe_code,
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod response {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package llamero:test-response;
+            world response-plugin {
+                export llamero:hooks/request-hook@0.1.0;
+                export llamero:hooks/response-hook@0.1.0;
+            }
+        ",
+        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_response_plugin",
+        default_bindings_module: "test_plugins::response",
+    });
+}
+
+/// Bindings of the plugins that see how a job ended.
+#[allow(
+    unsafe_code,
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod observer {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "
+            package llamero:test-observer;
+            world observer-plugin {
+                import llamero:hooks/call@0.1.0;
+                import llamero:hooks/log@0.1.0;
+                export llamero:hooks/observer@0.1.0;
+            }
+        ",
+        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_observer_plugin",
+        default_bindings_module: "test_plugins::observer",
+    });
+}
+
+/// Bindings of the plugins that wait for WASI, which has something to wait for
+/// where the worker's own interfaces answer at once.
+#[allow(
+    unsafe_code,
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod wasi {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        // Only what is used of the two packages.
+        inline: "
+            package llamero:test-wasi;
+            world wasi-plugin {
+                import wasi:clocks/monotonic-clock@0.2.0;
+                export llamero:hooks/request-hook@0.1.0;
+            }
+            package wasi:io@0.2.0 {
+                interface poll {
+                    resource pollable {
+                        block: func();
+                    }
+                }
+            }
+            package wasi:clocks@0.2.0 {
+                interface monotonic-clock {
+                    use wasi:io/poll@0.2.0.{pollable};
+                    type duration = u64;
+                    subscribe-duration: func(when: duration) -> pollable;
+                }
+            }
+        ",
+        with: { "llamero:hooks/types@0.1.0": crate::request::llamero::hooks::types },
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_wasi_plugin",
+        default_bindings_module: "test_plugins::wasi",
+    });
+}
+
 /// Makes a type the plugin of its file: `export!(request_plugin: Trap)`.
 ///
 /// Only for WebAssembly: the names of the exports are none that the linkers of
@@ -77,7 +202,33 @@ macro_rules! export {
         #[cfg(not(target_family = "wasm"))]
         const _: $plugin = $plugin;
     };
+    (stream_plugin: $plugin:ident) => {
+        #[cfg(target_family = "wasm")]
+        $crate::stream::export_stream_plugin!($plugin);
+        #[cfg(not(target_family = "wasm"))]
+        const _: $plugin = $plugin;
+    };
+    (response_plugin: $plugin:ident) => {
+        #[cfg(target_family = "wasm")]
+        $crate::response::export_response_plugin!($plugin);
+        #[cfg(not(target_family = "wasm"))]
+        const _: $plugin = $plugin;
+    };
+    (observer_plugin: $plugin:ident) => {
+        #[cfg(target_family = "wasm")]
+        $crate::observer::export_observer_plugin!($plugin);
+        #[cfg(not(target_family = "wasm"))]
+        const _: $plugin = $plugin;
+    };
+    (wasi_plugin: $plugin:ident) => {
+        #[cfg(target_family = "wasm")]
+        $crate::wasi::export_wasi_plugin!($plugin);
+        #[cfg(not(target_family = "wasm"))]
+        const _: $plugin = $plugin;
+    };
 }
+
+use std::sync::{Mutex, PoisonError};
 
 use request::llamero::hooks::types::Content;
 
@@ -95,6 +246,29 @@ pub fn argument(content: &Content, name: &str) -> Option<String> {
             completion.input.iter().find_map(|element| argument_in(element, name))
         }
         Content::Chat(messages) => argument_in(&messages.last()?.content, name),
+    }
+}
+
+/// What the request asked a plugin for, kept for the phases that do not see the
+/// request: one instance serves all phases of one job.
+#[derive(Debug, Default)]
+pub struct Asked(Mutex<Option<String>>);
+
+impl Asked {
+    /// Nothing was asked for yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Keeps the argument with which the request asks for the plugin `name`.
+    pub fn remember(&self, content: &Content, name: &str) {
+        let argument = argument(content, name);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = argument;
+    }
+
+    /// The argument; `None` if the request did not ask.
+    pub fn argument(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -150,6 +324,16 @@ mod tests {
             include_str!("../../README.md").contains(code),
             "plugins/README.md must quote plugins/ping/src/lib.rs from `wit_bindgen::generate!` on"
         );
+    }
+
+    #[test]
+    fn what_was_asked_is_kept() {
+        let asked = Asked::new();
+        assert_eq!(asked.argument(), None);
+        asked.remember(&completion(&["[[stream-trap:3]]"]), "stream-trap");
+        assert_eq!(asked.argument().as_deref(), Some("3"));
+        asked.remember(&completion(&["[[stream-trap:3]]"]), "stream-halt");
+        assert_eq!(asked.argument(), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! an image of memory. The offsets follow from the WIT package: every field is
 //! four-byte aligned, strings and lists are a pointer and a length, and a variant
 //! is its case in the first word and the payload after it.
+//!
+//! What the outgoing phases need beside this is in `outgoing_guest`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -24,6 +26,9 @@ pub const CONTENT: u32 = 68;
 pub const TEXT: u32 = 60;
 /// Offset of the prompt's token count.
 pub const TOKENS: u32 = 68;
+
+/// Signature of a function whose arguments are too many to be passed one by one.
+pub const ARGS: &str = "(param $args i32) (result i32)";
 
 /// Constants in the memory of a guest.
 #[derive(Default)]
@@ -186,30 +191,33 @@ impl Guest {
     }
 
     pub fn on_request(mut self, body: &str) -> Self {
-        self.add("request-hook", "on-request", "(param $args i32)", body);
+        self.add("request-hook", "on-request", ARGS, body);
         self
     }
 
     pub fn on_prompt(mut self, body: &str) -> Self {
-        self.add("prompt-hook", "on-prompt", "(param $args i32)", body);
+        self.add("prompt-hook", "on-prompt", ARGS, body);
         self
     }
 
     /// Adds `lifecycle`: bodies of describe, configure and self-test.
     pub fn lifecycle(mut self, describe: &str, configure: &str, self_test: &str) -> Self {
-        self.add("lifecycle", "describe", "", describe);
-        self.add("lifecycle", "configure", "", configure);
-        self.add("lifecycle", "self-test", "", self_test);
+        for (function, body) in
+            [("describe", describe), ("configure", configure), ("self-test", self_test)]
+        {
+            self.add("lifecycle", function, "(result i32)", body);
+        }
         self
     }
 
-    fn add(&mut self, interface: &'static str, function: &str, params: &str, body: &str) {
+    /// Adds an exported function of this lowered signature.
+    pub fn add(&mut self, interface: &'static str, function: &str, signature: &str, body: &str) {
         if !self.exports.contains(&interface) {
             self.exports.push(interface);
         }
         let _ = writeln!(
             self.functions,
-            r#"(func (export "llamero:hooks/{interface}@0.1.0#{function}") {params} (result i32)
+            r#"(func (export "llamero:hooks/{interface}@0.1.0#{function}") {signature}
                 (local $n i32) {body})"#
         );
     }

@@ -59,6 +59,11 @@ pub fn config() -> HostConfig {
     };
     config.limits.wall = Duration::from_secs(60);
     config.limits.cpu = Duration::from_secs(10);
+    config.limits.push_wall = Duration::from_secs(60);
+    config.limits.push_cpu = Duration::from_secs(10);
+    config.limits.observer_wall = Duration::from_secs(60);
+    config.limits.observer_cpu = Duration::from_secs(10);
+    config.limits.hold_time = Duration::from_secs(60);
     config
 }
 

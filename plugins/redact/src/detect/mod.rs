@@ -7,6 +7,10 @@
 //! Everything here is linear in the length of the text, because the worker stops
 //! a plugin that thinks for long.
 //!
+//! A text may arrive in pieces: [`scan`] then says how much of it is settled, so
+//! that its caller keeps the rest and looks again when more is there. Everything
+//! that a match may be made of is bounded in length, and so is what is kept.
+//!
 //! The rules prefer masking too much over too little where the two are close, but
 //! they know shapes only: a name, a street or a number that is spelled out passes.
 
@@ -54,39 +58,91 @@ pub struct Match {
     pub kind: Kind,
 }
 
-/// All matches of the wanted kinds, in order, none overlapping another.
-pub fn find(text: &str, wanted: &[Kind]) -> Vec<Match> {
-    let mut matches: Vec<Match> = Vec::new();
-    for kind in Kind::ALL {
-        // A kind that is not wanted still claims its text: otherwise a card
-        // number, left in place on purpose, could be masked as a phone number.
-        let detect = match kind {
-            Kind::Email => email::find,
-            Kind::Card => card::find,
-            Kind::Phone => phone::find,
-        };
-        let mut found = Vec::new();
-        for gap in gaps(text.len(), &matches) {
-            for range in detect(text, gap) {
-                found.push(Match { range, kind });
-            }
-        }
-        matches.extend(found);
-        matches.sort_by_key(|found| found.range.start);
-    }
-    matches.retain(|found| wanted.contains(&found.kind));
-    matches
+/// What is known of a text that may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// All matches in the settled part, in order, none overlapping another.
+    pub matches: Vec<Match>,
+    /// Everything before this byte is settled: nothing that follows the text
+    /// changes its matches, and a scan that begins here later finds the others.
+    pub settled: usize,
 }
 
-/// The ranges between `matches`.
-fn gaps(length: usize, matches: &[Match]) -> Vec<Range<usize>> {
-    let mut gaps = Vec::with_capacity(matches.len() + 1);
-    let mut start = 0;
-    for found in matches {
-        gaps.push(start..found.range.start);
-        start = found.range.end;
+/// Characters before a text that [`scan`] looks at.
+pub const LOOK_BEHIND: usize = numbers::LOOK_BEHIND;
+
+/// All matches of the wanted kinds, in order, none overlapping another.
+pub fn find(text: &str, wanted: &[Kind]) -> Vec<Match> {
+    scan(text, 0, false, wanted).matches
+}
+
+/// Looks at `text` from byte `from` on, which is where an earlier scan was
+/// settled or the beginning; at least [`LOOK_BEHIND`] characters of the text are
+/// before it, if there are as many. `more` says that the text may go on.
+pub fn scan(text: &str, from: usize, more: bool, wanted: &[Kind]) -> Scan {
+    // A kind that is not wanted still claims its text: otherwise a card number,
+    // left in place on purpose, could be masked as a phone number.
+    let emails = email::find(text, from..text.len(), more);
+    let mut claims: Vec<Claim> = emails.found.into_iter().map(Claim::of(Kind::Email)).collect();
+    let last = from..text.len();
+    let last = claims.last().map_or(last.start, |claim| claim.range.end)..last.end;
+
+    let cards: Vec<_> =
+        gaps(from..text.len(), &claims).into_iter().flat_map(|gap| card::find(text, gap)).collect();
+    claims.extend(cards.into_iter().map(Claim::of(Kind::Card)));
+    claims.sort_by_key(|claim| claim.range.start);
+
+    let phones: Vec<_> = gaps(from..text.len(), &claims)
+        .into_iter()
+        .flat_map(|gap| phone::find(text, gap))
+        .collect();
+    claims.extend(
+        phones
+            .into_iter()
+            .map(|claim| Claim { range: claim.range, kind: claim.is_phone.then_some(Kind::Phone) }),
+    );
+    claims.sort_by_key(|claim| claim.range.start);
+
+    let mut settled = text.len();
+    if more {
+        settled = numbers::settled(text, last, emails.open);
+        // Where a row has gone on for long, a number that is certain may lie across.
+        for claim in &claims {
+            if claim.range.start < settled && settled < claim.range.end {
+                settled = claim.range.end;
+            }
+        }
     }
-    gaps.push(start..length);
+    let matches = claims.into_iter().filter(|claim| claim.range.end <= settled);
+    let matches = matches.filter_map(|claim| {
+        let kind = claim.kind.filter(|kind| wanted.contains(kind))?;
+        Some(Match { range: claim.range, kind })
+    });
+    Scan { matches: matches.collect(), settled }
+}
+
+/// A piece of text that one set of rules has taken from those after it.
+struct Claim {
+    range: Range<usize>,
+    /// `None` for what only looks like personal data, such as a date.
+    kind: Option<Kind>,
+}
+
+impl Claim {
+    fn of(kind: Kind) -> impl Fn(Range<usize>) -> Self {
+        move |range| Self { range, kind: Some(kind) }
+    }
+}
+
+/// The ranges of `within` between `claims`.
+fn gaps(within: Range<usize>, claims: &[Claim]) -> Vec<Range<usize>> {
+    let mut gaps = Vec::with_capacity(claims.len() + 1);
+    let mut start = within.start;
+    for claim in claims {
+        gaps.push(start..claim.range.start);
+        start = claim.range.end;
+    }
+    gaps.push(start..within.end);
     gaps.retain(|gap| !gap.is_empty());
     gaps
 }

@@ -18,37 +18,48 @@ use std::ops::Range;
 
 use super::numbers::{self, Group};
 
-/// Telephone numbers in `text[within]`, as ranges of `text`.
-pub fn find(text: &str, within: Range<usize>) -> Vec<Range<usize>> {
+/// A piece of text that the rules here have claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Bytes of the text.
+    pub range: Range<usize>,
+    /// Whether it is a telephone number; otherwise it is a date, or would be a
+    /// number if it did not belong to a longer name.
+    pub is_phone: bool,
+}
+
+/// Telephone numbers in `text[within]` and what only looks like them, as ranges
+/// of `text`.
+pub fn find(text: &str, within: Range<usize>) -> Vec<Claim> {
     let mut found = Vec::new();
     for row in numbers::rows(text, within.clone()) {
         let mut first = 0;
         while first < row.groups.len() {
             let groups = &row.groups[first..];
             if is_date(text, groups) {
+                let range = groups[0].range.start..groups[2].range.end;
+                found.push(Claim { range, is_phone: false });
                 first += 3;
                 continue;
             }
-            let Some(count) = phone_at(text, within.start, groups, first > 0) else {
+            let Some(count) = phone_at(text, within.start, groups) else {
                 first += 1;
                 continue;
             };
             let end = row.groups[first + count - 1].range.end;
             let start = with_prefix(text, within.start, row.groups[first].range.start, end);
-            if is_apart(text, start, end) {
-                found.push(start..end);
-            }
+            found.push(Claim { range: start..end, is_phone: is_apart(text, start, end) });
             first += count;
         }
     }
     found
 }
 
-/// How many of the first `groups` are a telephone number. `inside` says that
-/// other groups stand before them in the same row.
-fn phone_at(text: &str, from: usize, groups: &[Group], inside: bool) -> Option<usize> {
+/// How many of the first `groups` are a telephone number.
+fn phone_at(text: &str, from: usize, groups: &[Group]) -> Option<usize> {
     let start = groups[0].range.start;
-    if text[from..start].trim_end_matches('(').ends_with('+') {
+    let before = &text[from..start];
+    if before.ends_with('+') || before.ends_with("+(") {
         return longest(text, groups, 7..=15);
     }
     let digits = first_digits(text, groups);
@@ -63,7 +74,8 @@ fn phone_at(text: &str, from: usize, groups: &[Group], inside: bool) -> Option<u
         // "0.123456789" is a fraction, and "10 000 050 000 012" is one large
         // number whose groups all have three digits.
         let fraction = first == 1;
-        let thousands = inside && groups[..national].iter().all(|group| group.range.len() == 3);
+        let thousands = numbers::follows_digits(text, start)
+            && groups[..national].iter().all(|group| group.range.len() == 3);
         return (!fraction && !thousands).then_some(national);
     }
     north_american(text, groups)
@@ -150,8 +162,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        let found: Vec<&str> =
-            find(text, 0..text.len()).into_iter().map(|range| &text[range]).collect();
+        let found: Vec<&str> = find(text, 0..text.len())
+            .into_iter()
+            .filter(|claim| claim.is_phone)
+            .map(|claim| &text[claim.range])
+            .collect();
         assert_eq!(found, expected, "{text:?}");
     }
 

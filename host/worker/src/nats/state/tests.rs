@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::*;
 use super::key::token_bytes;
+use super::*;
 use crate::nats::connection::{Role, connect};
 use crate::settings::{Flags, MapSource, Settings};
 
