@@ -113,7 +113,7 @@ pub struct ConnectArgs {
     /// Examples: `debug`, `info,llamero_worker=debug`. Unless it is set, the worker
     /// logs what an operator needs and the other commands log warnings.
     ///
-    /// [default: info,async_nats=warn,llama.cpp=warn; other commands: warn]
+    /// [default: info,async_nats=off,llama.cpp=warn; other commands: warn]
     /// [env: llm_log] [config: log]
     #[arg(long, value_name = "FILTER", help_heading = "Connection")]
     pub log: Option<String>,

@@ -28,11 +28,12 @@ pub struct PluginInfo {
     /// Description that it gives itself; empty when it gives none.
     pub description: String,
     /// JSON Schema of its configuration, when it gives one. It is well-formed
-    /// JSON; configurations are not checked against it yet.
+    /// JSON, and the configuration has been checked against it.
     pub config_schema: Option<String>,
     /// SHA-256 of the file, in lower-case hexadecimal.
     pub digest: String,
-    /// Phases that it is called in.
+    /// Phases that it exports and that the operator lets it be called in. With
+    /// [`crate::Mode::Off`] it is called in none of them.
     pub phases: Vec<Phase>,
     /// Size of the file.
     pub size_bytes: u64,

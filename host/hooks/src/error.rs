@@ -237,6 +237,28 @@ pub enum LoadCause {
         /// What is offered instead.
         reason: String,
     },
+    /// Imports something that must be granted by name, and is not.
+    #[error(
+        "imports `{import}`, which it is not granted; if it may use that, add `{grant_line}` \
+         to its settings"
+    )]
+    DeniedImport {
+        /// The import.
+        import: String,
+        /// The line that would grant it, beside what is granted already.
+        grant_line: String,
+    },
+    /// The file is not the one whose sum the operator gave.
+    #[error(
+        "its SHA-256 is {found}, and its settings ask for {wanted}; put the new sum into \
+         `sha256` if this file is meant"
+    )]
+    DigestMismatch {
+        /// What the settings say.
+        wanted: String,
+        /// What the file has.
+        found: String,
+    },
     /// Imports a known function with another type than the WIT package has.
     #[error("its imports do not have the types that are offered: {0}")]
     BrokenImport(String),
@@ -279,6 +301,12 @@ pub enum LoadCause {
     /// The operator's settings of this plugin are unusable.
     #[error("settings: {0}")]
     Settings(String),
+    /// The configuration does not match the schema that the plugin gives for it.
+    #[error("the configuration does not match the plugin's schema: {}", .0.join("; "))]
+    Schema(
+        /// At most five problems, each with the JSON pointer of its place.
+        Vec<String>,
+    ),
     /// The plugin refused its configuration.
     #[error("refuses its configuration: {0}")]
     Config(String),
@@ -295,4 +323,14 @@ pub enum LoadCause {
     /// The plugin's own test found a defect.
     #[error("self-test failed: {0}")]
     SelfTest(String),
+    /// The plugin decides a case of the operator's otherwise than it should.
+    #[error("golden case `{case}`: it decides {got}, and should decide {want}")]
+    Golden {
+        /// The case's name.
+        case: String,
+        /// What the operator wants, as JSON.
+        want: String,
+        /// What the plugin decided, as JSON; long ones are cut.
+        got: String,
+    },
 }

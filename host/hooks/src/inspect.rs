@@ -7,6 +7,7 @@
 use wasmparser::{ComponentExternalKind, Parser, Payload};
 
 use crate::error::LoadCause;
+use crate::policy::Grant;
 
 /// Interfaces of the WIT package that a plugin may import.
 const OFFERED: &[&str] = &["log", "config", "tokenizer", "state", "metrics", "call", "types"];
@@ -25,6 +26,8 @@ pub(crate) struct Found {
     pub(crate) observer: Option<String>,
     /// Whether it can read its configuration.
     pub(crate) reads_config: bool,
+    /// What must be granted to it, with the names of its imports.
+    pub(crate) needs: Vec<(Grant, String)>,
 }
 
 impl Found {
@@ -48,7 +51,9 @@ pub(crate) fn inspect(component: &[u8]) -> Result<Found, LoadCause> {
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
                     let name = import.map_err(invalid)?.name.name;
-                    check_import(name)?;
+                    if let Some(grant) = check_import(name)? {
+                        found.needs.push((grant, name.to_owned()));
+                    }
                     found.reads_config |= name.starts_with("llamero:hooks/config@");
                 }
             }
@@ -96,7 +101,8 @@ fn is_served_line(version: &str) -> bool {
         .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn check_import(name: &str) -> Result<(), LoadCause> {
+/// Refuses an import that there is not; says which grant it needs if it needs one.
+fn check_import(name: &str) -> Result<Option<Grant>, LoadCause> {
     let unknown =
         |reason: String| Err(LoadCause::UnknownImport { import: name.to_owned(), reason });
     let offered =
@@ -109,7 +115,7 @@ fn check_import(name: &str) -> Result<(), LoadCause> {
             return Err(LoadCause::UnsupportedVersion { name: name.to_owned() });
         }
         return match parts.interface {
-            interface if OFFERED.contains(&interface) => Ok(()),
+            interface if OFFERED.contains(&interface) => Ok(Grant::from_name(interface)),
             _ => unknown(offered()),
         };
     }
@@ -118,7 +124,7 @@ fn check_import(name: &str) -> Result<(), LoadCause> {
             return Err(LoadCause::AsyncAbi(format!("it imports `{name}`")));
         }
         if WASI.contains(&package) && parts.version.starts_with("0.2.") {
-            return Ok(());
+            return Ok(None);
         }
         return unknown(format!(
             "of WASI there are the 0.2 packages {}, without files, sockets and environment",
@@ -244,6 +250,13 @@ mod tests {
         {
             refused(&import(name), name);
         }
+    }
+
+    #[test]
+    fn imports_that_need_a_grant_are_noted() {
+        assert_eq!(found(&import("llamero:hooks/log@0.1.0")).unwrap().needs, []);
+        let name = "llamero:hooks/state@0.1.4";
+        assert_eq!(found(&import(name)).unwrap().needs, [(Grant::State, name.to_owned())]);
     }
 
     #[test]

@@ -23,12 +23,14 @@ mod config;
 mod data;
 mod engine;
 mod error;
+mod golden;
 mod guest;
 mod host;
 mod imports;
 mod inspect;
 mod instance;
 mod job;
+pub mod ledger;
 mod load;
 mod outgoing;
 mod plugin;
@@ -37,6 +39,7 @@ mod policy;
 mod probation;
 mod ready;
 mod run;
+mod schema;
 mod services;
 mod state;
 mod stats;
@@ -53,6 +56,7 @@ pub use data::{
     PromptOutcome, Request, RequestOutcome, Summary, Usage, Verdict,
 };
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
+pub use golden::golden_cases;
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
 pub use outgoing::{OutgoingPipe, Room};
@@ -60,9 +64,9 @@ pub use policy::{
     FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
 };
 pub use services::{
-    Measurement, MetricsService, NoMetrics, ServiceFuture, Services, StateError, StateQuota,
-    StateService,
+    DROPPED_METRICS, Measurement, MetricsService, NoMetrics, RESERVED_METRICS, ServiceFuture,
+    Services, StateError, StateQuota, StateService,
 };
-pub use state::MemoryState;
+pub use state::{MAX_STATE_KEY_BYTES, MemoryState, check_state_key};
 pub use stats::{InstanceStats, Latency, PhaseStats, PluginStats};
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

@@ -23,6 +23,7 @@ use crate::config::{MAX_MEMORY_BYTES, PluginSettings};
 use crate::data::JobContext;
 use crate::engine::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use crate::error::{FailureKind, LoadCause};
+use crate::golden;
 use crate::guest::GuestState;
 use crate::host::Shared;
 use crate::imports::LogBudget;
@@ -30,7 +31,10 @@ use crate::inspect::{Found, inspect};
 use crate::instance::{Budget, JobInstance, begin, guard, settle};
 use crate::job::JobShared;
 use crate::plugin::{Exports, Plugin, PluginShared};
+use crate::policy::Policy;
 use crate::ready::ReadyPool;
+use crate::schema;
+use crate::services::Services;
 use crate::stats::Stats;
 
 /// Most bytes of the texts that a plugin gives about itself.
@@ -50,11 +54,16 @@ pub(crate) fn load(
     artifact::check_size(bytes.len() as u64, host.config.max_component_bytes)?;
     let digest = artifact::digest(&bytes);
     let size_bytes = bytes.len() as u64;
-    let shared = settle_settings(host, id, settings)?;
+    check_digest(&settings.policy, &digest)?;
+    let shared = settle_settings(host, id, settings, host.services.clone())?;
+    // The trial must leave no trace: not a counter of a tenant's quota, not a metric.
+    let at_trial = Services::new(Arc::clone(&host.services.tokenizer));
+    let at_trial = settle_settings(host, id, settings, at_trial)?;
 
     let features = host.engine.get_wasm_features();
     let component = artifact::component(bytes, features)?;
     let found = inspect(&component)?;
+    check_grants(&found, &shared.policy)?;
     if !found.reads_config && !matches!(&shared.config, Value::Object(map) if map.is_empty()) {
         warn!(plugin = id, "a configuration is given, and the plugin does not read it");
     }
@@ -67,6 +76,7 @@ pub(crate) fn load(
         }
     })?;
     let exports = exports(&found, &pre)?;
+    check_phases(&exports, &shared.policy)?;
     // Otherwise the first job would pay for it.
     compiled
         .component
@@ -80,21 +90,23 @@ pub(crate) fn load(
         description: String::new(),
         config_schema: None,
         digest,
-        phases: exports.phases(),
+        phases: exports.phases().into_iter().filter(|p| shared.policy.includes(*p)).collect(),
         size_bytes,
         compile: compiled.took,
         cached: compiled.cached,
         memory_bytes: 0,
     };
+    let calls = at_trial.limits.calls.min(Semaphore::MAX_PERMITS);
     let plugin = Plugin {
         info,
+        shared: Arc::new(at_trial),
         pre,
         exports,
         ready: ReadyPool::default(),
-        calls: Arc::new(Semaphore::new(shared.limits.calls.min(Semaphore::MAX_PERMITS))),
-        shared: Arc::new(shared),
+        calls: Arc::new(Semaphore::new(calls)),
     };
-    try_out(host, plugin)
+    let plugin = try_out(host, plugin)?;
+    Ok(Plugin { shared: Arc::new(shared), ..plugin })
 }
 
 fn check_id(id: &str) -> Result<(), LoadCause> {
@@ -104,10 +116,53 @@ fn check_id(id: &str) -> Result<(), LoadCause> {
     if fits { Ok(()) } else { Err(LoadCause::BadName(id.chars().take(80).collect())) }
 }
 
+fn check_digest(policy: &Policy, found: &str) -> Result<(), LoadCause> {
+    match &policy.sha256 {
+        Some(wanted) if !wanted.eq_ignore_ascii_case(found) => {
+            Err(LoadCause::DigestMismatch { wanted: wanted.clone(), found: found.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an import that must be granted and is not.
+fn check_grants(found: &Found, policy: &Policy) -> Result<(), LoadCause> {
+    let denied = found.needs.iter().find(|(grant, _)| !policy.grants.contains(grant));
+    let Some((grant, import)) = denied else {
+        return Ok(());
+    };
+    let names: Vec<&str> = policy.grants.iter().chain([grant]).map(|g| g.as_str()).collect();
+    let grant_line = format!("grant = {names:?}");
+    Err(LoadCause::DeniedImport { import: import.clone(), grant_line })
+}
+
+/// Refuses phases that would never come, and a plugin that would never be called.
+fn check_phases(exports: &Exports, policy: &Policy) -> Result<(), LoadCause> {
+    let has = || exports.phases().iter().map(|p| p.as_str()).collect::<Vec<_>>().join(", ");
+    let Some(phases) = &policy.phases else {
+        return Ok(());
+    };
+    if phases.is_empty() {
+        return Err(LoadCause::Settings(format!(
+            "`phases` is empty, so it would never be called; it exports {}; for a plugin that is \
+             not called there is `mode = \"off\"`",
+            has()
+        )));
+    }
+    match phases.iter().find(|phase| !exports.has(**phase)) {
+        None => Ok(()),
+        Some(phase) => Err(LoadCause::Settings(format!(
+            "`phases` names `{phase}`, which the plugin does not export; it exports {}",
+            has()
+        ))),
+    }
+}
+
 fn settle_settings(
     host: &Shared,
     id: &str,
     settings: &PluginSettings,
+    services: Services,
 ) -> Result<PluginShared, LoadCause> {
     let config = match &settings.config {
         Value::Null => Value::Object(serde_json::Map::new()),
@@ -128,7 +183,7 @@ fn settle_settings(
         config,
         secrets: settings.secrets.clone(),
         log: LogBudget::new(limits.log_bytes_per_s),
-        services: host.services.clone(),
+        services,
         policy: settings.policy.clone(),
         stats: Stats::new(),
         breaker: Breaker::new(),
@@ -229,6 +284,9 @@ async fn trial(host: &Shared, mut plugin: Plugin) -> Result<Plugin, LoadCause> {
         let ended = guard(host, &job, &clock, step, call).await;
         let described = settle(&instance.store, Stage::Call, ended).map_err(failed("describe"))?;
         add_description(&mut plugin.info, described)?;
+        if let Some(schema) = plugin.info.config_schema.clone() {
+            schema::check(schema, plugin.shared.config.clone()).await?;
+        }
 
         let step = budget();
         enter(&mut instance, step);
@@ -244,6 +302,11 @@ async fn trial(host: &Shared, mut plugin: Plugin) -> Result<Plugin, LoadCause> {
             .map_err(|text| LoadCause::SelfTest(instance.with_stderr(printable(&text))))?;
     }
     plugin.info.memory_bytes = instance.store.data().limiter.used();
+    // Each case has its own instance, and the pool one for a trial.
+    drop(instance);
+    for case in &plugin.shared.policy.golden {
+        golden::run::run(host, &plugin, case).await?;
+    }
     Ok(plugin)
 }
 

@@ -36,12 +36,10 @@ pub(crate) struct Plugin {
 }
 
 impl Plugin {
-    /// Whether the plugin has `phase` and the operator wants it called there.
+    /// Whether it is called in `phase`: it exports it, and the operator lets it.
     pub(crate) fn called_in(&self, phase: Phase) -> bool {
         let policy = &self.shared.policy;
-        self.exports.has(phase)
-            && policy.mode != Mode::Off
-            && policy.phases.as_ref().is_none_or(|phases| phases.contains(&phase))
+        policy.mode != Mode::Off && self.exports.has(phase) && policy.includes(phase)
     }
 }
 

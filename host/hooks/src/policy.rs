@@ -39,6 +39,13 @@ pub struct Policy {
     pub golden: Vec<GoldenCase>,
 }
 
+impl Policy {
+    /// Whether the operator lets the plugin be called in `phase`.
+    pub fn includes(&self, phase: Phase) -> bool {
+        self.phases.as_ref().is_none_or(|phases| phases.contains(&phase))
+    }
+}
+
 /// Whether a plugin's verdicts count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -138,7 +145,7 @@ pub struct GoldenCase {
     /// What the plugin is given.
     pub input: GoldenInput,
     /// The verdict it must give: an object of which every member that is named
-    /// must be equal; see `golden`.
+    /// must be equal to what [`crate::golden_cases`] says about verdicts.
     pub want: Value,
 }
 

@@ -65,7 +65,9 @@ pub enum StateError {
 
 /// A store of small values, separate for each plugin id. Every operation is
 /// atomic. A time to live counts from the writing; for a counter, from its
-/// creation.
+/// creation. A value that is swapped in by [`Self::compare_and_set`] keeps the
+/// time that was left to the one before it. A counter reads as its number in
+/// decimal digits.
 pub trait StateService: Send + Sync {
     /// The value of a key.
     fn get<'a>(
@@ -124,8 +126,15 @@ pub enum Measurement {
     Histogram(f64),
 }
 
-/// Takes the metrics of plugins. Names and labels have been checked; the number
-/// of series is the service's to bound.
+/// What the names of the host's own metrics about a plugin begin with.
+pub const RESERVED_METRICS: &str = "llamero_";
+
+/// Counts measurements of a plugin that were dropped because of their names,
+/// labels or values.
+pub const DROPPED_METRICS: &str = "llamero_dropped";
+
+/// Takes the metrics of plugins. Names and labels have been checked, and labels
+/// come sorted by their names; the number of series is the service's to bound.
 pub trait MetricsService: Send + Sync {
     /// Records one measurement.
     fn record(&self, plugin: &str, name: &str, labels: &[(String, String)], value: Measurement);

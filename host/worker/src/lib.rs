@@ -35,7 +35,9 @@ mod nats;
 mod dispatch;
 mod table;
 
+mod hook_services;
 mod job;
+pub mod metrics;
 mod models;
 mod wire;
 
@@ -51,5 +53,6 @@ pub mod connection {
 /// Ends the process of a worker: the only safe way, see the engine's own words.
 pub use llamero_engine::exit_process;
 pub use models::{LoadEvent, LoadProgress, ModelError};
+pub use nats::state::HookStateError;
 pub use tokio_util::sync::CancellationToken;
 pub use worker::{Callbacks, Exit, ShutdownSignals, WorkerError, run};

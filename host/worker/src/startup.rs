@@ -1,15 +1,15 @@
 //! What a worker does before it connects: hooks compiled and tried, the model
 //! loaded if the operator wants it at start.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use llamero_hooks::{Chain, HookHost, HostConfig, Services};
+use llamero_hooks::{Chain, HookHost, HostConfig, LoadCause, LoadError, PluginSettings, Services};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
-use crate::models::tokenizers::LoadedTokenizers;
 use crate::models::{ModelError, ModelStore};
-use crate::settings::{HookSettings, Settings};
+use crate::settings::{HookSettings, PluginTables, Settings, settings_for};
 use crate::worker::WorkerError;
 
 /// How models are loaded, from the settings.
@@ -27,7 +27,7 @@ pub fn store_config(settings: &Settings) -> StoreConfig {
 /// Compiles and tries all hooks, on a thread that may block.
 pub async fn load_hooks(
     settings: HookSettings,
-    models: ModelStore,
+    services: Services,
 ) -> Result<(HookHost, Chain), WorkerError> {
     let loading = tokio::task::spawn_blocking(move || {
         let defaults = HostConfig::default();
@@ -35,7 +35,7 @@ pub async fn load_hooks(
             limits: settings.limits.over(&defaults.limits),
             concurrency: settings.concurrency,
             max_instances: settings.instances,
-            max_ready: defaults.max_ready,
+            max_ready: settings.max_ready,
             threads: settings.threads,
             // Without hooks there is nothing to keep, so no folder is made.
             cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
@@ -44,9 +44,12 @@ pub async fn load_hooks(
             trial_wall: settings.trial_wall,
             option_check: None,
         };
-        let host = HookHost::new(config, Services::new(Arc::new(LoadedTokenizers(models))))?;
+        let host = HookHost::new(config, services)?;
         let chain = match &settings.dir {
-            Some(dir) => host.load_dir(dir, &settings.plugins).map_err(WorkerError::Hooks)?,
+            Some(dir) => {
+                let plugins = plugin_settings(dir, &settings.plugin_tables)?;
+                host.load_dir(dir, &plugins).map_err(WorkerError::Hooks)?
+            }
             None => host.empty_chain(),
         };
         for plugin in chain.plugins() {
@@ -61,6 +64,27 @@ pub async fn load_hooks(
         Ok((host, chain))
     });
     loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
+}
+
+/// What the configuration file and the files beside the hooks say.
+fn plugin_settings(
+    dir: &Path,
+    tables: &PluginTables,
+) -> Result<BTreeMap<String, PluginSettings>, WorkerError> {
+    let mut plugins = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (plugin, read) in settings_for(dir, tables) {
+        match read {
+            Ok(settings) => {
+                plugins.insert(plugin, settings);
+            }
+            Err(problems) => {
+                let cause = LoadCause::Settings(problems.to_string());
+                errors.push(LoadError { plugin, cause });
+            }
+        }
+    }
+    if errors.is_empty() { Ok(plugins) } else { Err(WorkerError::Hooks(errors)) }
 }
 
 /// Loads the model that a request without options would get.

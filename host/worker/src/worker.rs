@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::dispatch::{self, Command, Dispatcher};
+use crate::hook_services::HookServices;
 use crate::job::Shared;
 use crate::lister::{self, Lister};
 use crate::models::{LoadProgress, ModelError, ModelStore};
@@ -35,6 +36,7 @@ use crate::nats::drain::drain;
 use crate::nats::inbox::Inbox;
 use crate::nats::intake::{Actors, End, Intake};
 use crate::nats::outbox::Outbox;
+use crate::nats::state::HookStateError;
 use crate::publish::{Buckets, Pace};
 use crate::replies::Replies;
 use crate::settings::Settings;
@@ -99,6 +101,9 @@ pub enum WorkerError {
     /// The connection cannot be made.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The state of hooks cannot be kept where the settings say.
+    #[error(transparent)]
+    HookState(#[from] HookStateError),
     /// The library refused a subscription.
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -143,10 +148,11 @@ async fn serve(
     let worker = nuid::next().to_string();
     tracing::info!(worker, version = env!("CARGO_PKG_VERSION"), "worker starts");
     let models = ModelStore::new(store_config(&settings), callbacks.load_progress);
+    let services = HookServices::new(&settings.hooks, models.clone());
     let (host, hooks) = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(Exit::Drained),
-        loaded = load_hooks(settings.hooks.clone(), models.clone()) => loaded?,
+        loaded = load_hooks(settings.hooks.clone(), services.services()) => loaded?,
     };
     if settings.models.preload {
         let preload = preload(&settings, &models);
@@ -161,6 +167,11 @@ async fn serve(
         biased;
         () = stop.cancelled() => return Ok(Exit::Drained),
         _ = connection.wait_up() => {}
+    }
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Exit::Drained),
+        opened = services.connected(&connection) => opened?,
     }
     let serving = Serving::start(&settings, worker, models, hooks, connection).await?;
     let exit = serving.until_stopped(settings.jobs.shutdown_grace, stop).await;

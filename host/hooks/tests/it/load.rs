@@ -42,14 +42,6 @@ fn precompiled_code_is_refused() {
     refused(&compiled, "never accepted");
 }
 
-#[test]
-fn imports_that_are_not_offered_are_refused_by_name() {
-    let guest = Guest::doing("").import("state", "get", "(param i32 i32 i32)");
-    refused(&guest.module(), "llamero:hooks/state@0.1.0");
-    let guest = Guest::doing("").import("metrics", "gauge-set", "(param i32 i32 f64 i32 i32)");
-    refused(&guest.module(), "llamero:hooks/metrics@0.1.0");
-}
-
 /// A component that exports `request-hook` with a function of the wrong type.
 fn wrong_types(function: &str, ty: &str) -> Vec<u8> {
     wat::parse_str(format!(

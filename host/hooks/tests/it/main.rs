@@ -17,5 +17,7 @@ mod outgoing;
 mod outgoing_ends;
 mod outgoing_guest;
 mod outgoing_support;
+mod policy;
+mod state;
 mod stop;
 mod support;

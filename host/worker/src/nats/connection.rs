@@ -127,7 +127,7 @@ fn reconnect_delay(attempt: usize) -> Duration {
 
 /// A number in 0..1. The keys of the standard hasher are random, which is good
 /// enough for spreading load.
-fn random_fraction() -> f64 {
+pub fn random_fraction() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 11;
     // 53 bits: every value is exact.
     bits as f64 / (1u64 << 53) as f64

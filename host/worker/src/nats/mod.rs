@@ -2,7 +2,8 @@
 //!
 //! [`connection`] connects and stays connected, [`intake`] receives and decodes
 //! requests, [`outbox`] sends, [`inbox`] asks the server what became of a
-//! message, [`drain`] ends the subscription without losing any. Which job runs,
+//! message, [`drain`] ends the subscription without losing any, [`state`] keeps what
+//! hooks share between workers. Which job runs,
 //! and what it answers, is decided by [`crate::table`] and [`crate::job`].
 
 pub mod auth;
@@ -13,4 +14,5 @@ pub mod intake;
 pub mod outbox;
 #[cfg(test)]
 pub mod script;
+pub mod state;
 pub mod throttle;

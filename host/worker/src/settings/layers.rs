@@ -132,19 +132,24 @@ fn read_file(
             return (Some(path), toml::Table::new());
         }
     };
-    match toml::from_str(&text) {
+    match parse_toml(&text) {
         Ok(table) => (Some(path), table),
-        Err(error) => {
-            // The parser's message quotes the line, which may hold a secret.
-            let line = error
-                .span()
-                .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            let place = line.map_or_else(String::new, |line| format!(" in line {line}"));
-            let reason = format!("is not valid TOML{place}: {}", error.message());
+        Err(reason) => {
             problems.push(file_problem(&path, reason));
             (Some(path), toml::Table::new())
         }
     }
+}
+
+/// Parses a file. The reason why it cannot be parsed quotes nothing of it.
+pub fn parse_toml(text: &str) -> Result<toml::Table, String> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        // The parser's message quotes the line, which may hold a secret.
+        let line =
+            error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let place = line.map_or_else(String::new, |line| format!(" in line {line}"));
+        format!("is not valid TOML{place}: {}", error.message())
+    })
 }
 
 fn file_problem(path: &Path, reason: String) -> Problem {

@@ -4,7 +4,8 @@
 //! [`Settings::load`] either gives a complete configuration or the list of
 //! everything that is wrong, and touches nothing but its [`Source`]: no
 //! connection, no model, no folder. Whether folders exist is found out by those
-//! who open them (`models`, `llamero-hooks`).
+//! who open them (`models`, `llamero-hooks`). The files beside the hooks are read
+//! when hooks are loaded, by [`settings_for`].
 //!
 //! ```text
 //! table of settings (spec) ─┐
@@ -32,6 +33,7 @@ use serde_json::Value;
 
 pub use layers::{DEFAULT_FILE, FILE_VARIABLE};
 pub use nats::{NatsAuth, NatsSettings};
+pub use plugins::{PluginTables, PluginsRead, settings_for};
 pub use source::{Flags, MapSource, Origin, Problem, Problems, ProcessSource, Source};
 pub use spec::{Kind, Spec, SpecDefault, all as specs};
 pub use value::parse_duration;
@@ -123,6 +125,8 @@ pub struct HookSettings {
     pub concurrency: usize,
     /// Hook instances at once.
     pub instances: u32,
+    /// Instances that may be kept ready, over all hooks.
+    pub max_ready: u32,
     /// Threads that run hooks.
     pub threads: usize,
     /// Largest hook file, in bytes.
@@ -131,12 +135,31 @@ pub struct HookSettings {
     pub max_plugins: usize,
     /// Wall time of each step of a trial.
     pub trial_wall: Duration,
+    /// Where they keep their state.
+    pub state: HookState,
+    /// Series of metrics that they may have, all together.
+    pub metric_series: usize,
     /// Names of the request headers that hooks may see.
     pub headers: Vec<String>,
     /// Whether the texts that hooks change are logged.
     pub log_text: bool,
-    /// Configuration, limits and secrets by hook.
+    /// What the configuration file alone says about each hook.
     pub plugins: BTreeMap<String, PluginSettings>,
+    /// The same as it is written. [`settings_for`] lays the files beside the hooks
+    /// underneath, which is what hooks are loaded with.
+    pub plugin_tables: PluginTables,
+}
+
+/// Where hooks keep their state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookState {
+    /// In the worker, until it ends.
+    Memory,
+    /// In a key-value bucket of NATS.
+    Nats {
+        /// Its name.
+        bucket: String,
+    },
 }
 
 /// What is logged, and how.

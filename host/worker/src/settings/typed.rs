@@ -14,8 +14,8 @@ use super::nats::{self, NatsAuth, NatsSettings, Urls};
 use super::source::{Flags, Origin, Problem, Problems, Source};
 use super::spec::{self, Kind};
 use super::{
-    AnswerSettings, Effective, HookSettings, JobSettings, LogFormat, LogSettings, ModelSettings,
-    Settings, plugins,
+    AnswerSettings, Effective, HookSettings, HookState, JobSettings, LogFormat, LogSettings,
+    ModelSettings, PluginTables, Settings, plugins,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -30,8 +30,10 @@ pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
     let options = reader.options();
     let stream_subjects = reader.stream_subjects();
     let origin = layers.file.clone().map_or(Origin::Default, Origin::File);
-    let tables = plugins::read(&layers.plugins, &origin, source, &mut reader.problems);
-    let hooks = reader.hooks(source, tables);
+    let tables = PluginTables::new(layers.plugins.clone(), &origin, &mut reader.problems);
+    let alone = tables.settings(source, &mut reader.problems);
+    let hook_state = reader.hook_state();
+    let hooks = reader.hooks(source, tables, alone, hook_state);
     let settings = Settings {
         nats,
         models: reader.models(),
@@ -259,10 +261,27 @@ impl Reader<'_> {
         }
     }
 
+    fn hook_state(&mut self) -> HookState {
+        let bucket = self.text("hook_state_bucket");
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if bucket.is_empty() || !bucket.chars().all(is_name) {
+            self.problem(
+                "hook_state_bucket",
+                format!("{bucket:?} is no name of a bucket: it may have a-z, A-Z, 0-9, - and _"),
+            );
+        }
+        match self.text("hook_state").as_str() {
+            "nats" => HookState::Nats { bucket },
+            _ => HookState::Memory,
+        }
+    }
+
     fn hooks(
         &self,
         source: &dyn Source,
+        plugin_tables: PluginTables,
         plugins: std::collections::BTreeMap<String, PluginSettings>,
+        state: HookState,
     ) -> HookSettings {
         HookSettings {
             dir: self.path("hooks_dir"),
@@ -270,13 +289,17 @@ impl Reader<'_> {
             limits: plugins::global_limits(|name| self.u64(name)),
             concurrency: self.usize("hook_concurrency"),
             instances: self.u32("hook_instances"),
+            max_ready: self.u32("hook_max_ready"),
             threads: self.usize("hook_threads"),
             max_component_bytes: self.u64("hook_max_component_bytes"),
             max_plugins: self.usize("hook_max_plugins"),
             trial_wall: self.duration("hook_trial_wall"),
+            state,
+            metric_series: self.usize("hook_metric_series"),
             headers: self.texts("hook_headers"),
             log_text: self.bool("log_hook_text"),
             plugins,
+            plugin_tables,
         }
     }
 }

@@ -238,6 +238,26 @@ fn compiled_hooks_are_kept_in_the_users_cache() {
 }
 
 #[test]
+fn the_state_of_hooks_is_in_memory_unless_it_is_to_be_shared() {
+    let settings = load_with(&[], "").unwrap();
+    assert_eq!((settings.hooks.state, settings.hooks.metric_series), (HookState::Memory, 1000));
+    let file = "hook_state = \"nats\"\nhook_metric_series = 5\n";
+    let settings = load_with(&[], file).unwrap();
+    let bucket = "llamero-hooks".to_owned();
+    assert_eq!(settings.hooks.state, HookState::Nats { bucket });
+    assert_eq!(settings.hooks.metric_series, 5);
+    let settings = load_with(&[("llm_hook_state_bucket", "fleet_2")], file).unwrap();
+    assert_eq!(settings.hooks.state, HookState::Nats { bucket: "fleet_2".to_owned() });
+    for bucket in ["a.b", "a b", "ä", "*"] {
+        let found = problems(&[("llm_hook_state_bucket", bucket)], file);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].1.contains("no name of a bucket"), "{found:?}");
+    }
+    let found = problems(&[("llm_hook_state", "redis")], "");
+    assert!(found[0].1.contains("memory, nats"), "{found:?}");
+}
+
+#[test]
 fn hook_limits_are_read_globally_and_for_one_plugin() {
     let file = "hook_wall_ms = 100\n[plugins.x]\nlimits = { wall_ms = 900 }\nconfig = { a = 1 }\n";
     let settings = load_with(&[("llm_hook_memory_mib", "32")], file).unwrap();
