@@ -61,6 +61,8 @@ impl Held {
                 String::new()
             }
             Verdict::Release(n) => {
+                // Who lets nothing go still holds what it held, and for as long.
+                let since = self.since.filter(|_| n == 0);
                 let mut text = self.drain();
                 text.push_str(chunk);
                 let n = n as usize;
@@ -74,6 +76,7 @@ impl Held {
                     return Err(format!("`release({n})` falls inside a character"));
                 }
                 let rest = text.split_off(n);
+                self.since = since.filter(|_| !rest.is_empty());
                 self.hold(&rest, now);
                 text
             }
@@ -212,6 +215,19 @@ mod tests {
         let rewrite = Rewrite { emit: "b".into(), hold: "c".into() };
         held.apply("c", Verdict::Rewrite(rewrite), &limits, later).unwrap();
         assert_eq!(held.since(), Some(later));
+    }
+
+    #[test]
+    fn releasing_nothing_does_not_make_text_younger() {
+        let mut held = Held::default();
+        let start = Instant::now();
+        let later = start + Duration::from_secs(1);
+        let limits = Limits::default();
+        held.apply("ab", Verdict::Hold, &limits, start).unwrap();
+        held.apply("c", Verdict::Release(0), &limits, later).unwrap();
+        assert_eq!((held.len(), held.since()), (3, Some(start)));
+        held.apply("d", Verdict::Release(1), &limits, later).unwrap();
+        assert_eq!((held.len(), held.since()), (3, Some(later)));
     }
 
     #[test]
