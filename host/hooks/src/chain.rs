@@ -1,7 +1,8 @@
 //! The chain: an immutable list of plugins that a job takes once and keeps.
 //!
-//! Order is that of the file names, because it is the only order that an operator
-//! sees in a folder. Loading makes chains (`load`); running one is `run`.
+//! Order is the operator's `order`, and that of the file names where it is equal,
+//! because that is the order that an operator sees in a folder. Loading makes
+//! chains (`load`); running one is `run`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -59,7 +60,9 @@ pub(crate) struct ChainInner {
 }
 
 impl Chain {
-    pub(crate) fn new(host: Arc<Shared>, plugins: Vec<Arc<Plugin>>) -> Self {
+    /// `plugins` in the order of their ids, which the operator's `order` goes before.
+    pub(crate) fn new(host: Arc<Shared>, mut plugins: Vec<Arc<Plugin>>) -> Self {
+        plugins.sort_by_key(|plugin| plugin.shared.policy.order);
         for plugin in &plugins {
             ready::fill(&host, plugin);
         }

@@ -141,6 +141,8 @@ impl JobState {
                     for stage in &mut stages {
                         self.discard(stage, &ending).await;
                     }
+                    // Only now, because it takes the instances away.
+                    self.end();
                     return Err(failure);
                 }
             }

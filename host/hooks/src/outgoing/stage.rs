@@ -135,7 +135,6 @@ impl JobState {
                         plugin.shared.stats.skipped(phase);
                         return Ok(None);
                     }
-                    self.end();
                     return Err(failure(&plugin.info.id, phase, error));
                 }
             }

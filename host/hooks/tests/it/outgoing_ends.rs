@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use llamero_hooks::{
     Chain, FailPolicies, FailPolicy, FailureKind, FinishReason, HookHost, LimitOverrides, Outgoing,
-    Phase, PluginSettings, Policy,
+    Phase, PluginSettings, Policy, Verdict,
 };
 
 use crate::guest::Guest;
@@ -292,6 +292,9 @@ fn a_filter_that_cannot_be_opened_fails_the_job_before_any_text() {
             assert_eq!((failure.phase, failure.kind), (Phase::Stream, kind));
             assert_eq!(failure.retryable, kind == FailureKind::Guest);
             assert_eq!(note(&job, "b.end").as_deref(), Some("1x3"));
+            let changes = job.changes();
+            let fine = changes.iter().any(|c| c.plugin == "b" && c.verdict == Verdict::Pass);
+            assert!(fine, "by the instance that was opened: {changes:?}");
         });
         let open = fails_open(&host, &[guest, &scripted(Cut::Token)]);
         let seen = stream(&open, "pr", &["one"]);
