@@ -264,6 +264,10 @@ pub struct PluginSettings {
     pub secrets: BTreeMap<String, String>,
     /// Whether and where it runs, and what its failures mean.
     pub policy: Policy,
+    /// Why these settings cannot be used, if they cannot: whoever read them found
+    /// mistakes in them. Loading the plugin is then refused with this text, and no
+    /// other plugin suffers.
+    pub unusable: Option<String>,
 }
 
 impl fmt::Debug for PluginSettings {
@@ -274,6 +278,7 @@ impl fmt::Debug for PluginSettings {
             // Names only: settings are printed and logged.
             .field("secrets", &self.secrets.keys().collect::<Vec<_>>())
             .field("policy", &self.policy)
+            .field("unusable", &self.unusable)
             .finish()
     }
 }

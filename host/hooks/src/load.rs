@@ -51,6 +51,9 @@ pub(crate) fn load(
     settings: &PluginSettings,
 ) -> Result<Plugin, LoadCause> {
     check_id(id)?;
+    if let Some(reason) = &settings.unusable {
+        return Err(LoadCause::Settings(reason.clone()));
+    }
     artifact::check_size(bytes.len() as u64, host.config.max_component_bytes)?;
     let digest = artifact::digest(&bytes);
     let size_bytes = bytes.len() as u64;

@@ -1,15 +1,13 @@
 //! What a worker does before it connects: hooks compiled and tried, the model
 //! loaded if the operator wants it at start.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 
-use llamero_hooks::{Chain, HookHost, HostConfig, LoadCause, LoadError, PluginSettings, Services};
+use llamero_hooks::{Chain, HookHost, HostConfig, Services};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
 use crate::models::{ModelError, ModelStore};
-use crate::settings::{HookSettings, PluginTables, Settings, settings_for};
+use crate::settings::{HookSettings, Settings, settings_for};
 use crate::worker::WorkerError;
 
 /// How models are loaded, from the settings.
@@ -47,7 +45,7 @@ pub async fn load_hooks(
         let host = HookHost::new(config, services)?;
         let chain = match &settings.dir {
             Some(dir) => {
-                let plugins = plugin_settings(dir, &settings.plugin_tables)?;
+                let plugins = settings_for(dir, &settings.plugin_tables);
                 host.load_dir(dir, &plugins).map_err(WorkerError::Hooks)?
             }
             None => host.empty_chain(),
@@ -64,27 +62,6 @@ pub async fn load_hooks(
         Ok((host, chain))
     });
     loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
-}
-
-/// What the configuration file and the files beside the hooks say.
-fn plugin_settings(
-    dir: &Path,
-    tables: &PluginTables,
-) -> Result<BTreeMap<String, PluginSettings>, WorkerError> {
-    let mut plugins = BTreeMap::new();
-    let mut errors = Vec::new();
-    for (plugin, read) in settings_for(dir, tables) {
-        match read {
-            Ok(settings) => {
-                plugins.insert(plugin, settings);
-            }
-            Err(problems) => {
-                let cause = LoadCause::Settings(problems.to_string());
-                errors.push(LoadError { plugin, cause });
-            }
-        }
-    }
-    if errors.is_empty() { Ok(plugins) } else { Err(WorkerError::Hooks(errors)) }
 }
 
 /// Loads the model that a request without options would get.

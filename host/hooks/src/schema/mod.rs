@@ -251,23 +251,30 @@ mod tests {
         assert!(found[0].contains("/children/0/children/0/name"), "{found:?}");
     }
 
-    /// The longest chains of references that the bounds let in.
+    /// The longest chains of references that the bounds let in: one that is only
+    /// compiled, and one that the configuration is led through.
     #[tokio::test]
-    async fn the_deepest_schema_fits_the_stack() {
-        let chain = |length: usize, link: &dyn Fn(Value) -> Value| {
+    async fn the_deepest_schemas_fit_the_stack() {
+        let chain = |length: usize, mut root: Value, link: &dyn Fn(Value) -> Value| {
             let mut defs = serde_json::Map::new();
             for n in 0..length {
                 defs.insert(n.to_string(), link(json!({"$ref": format!("#/$defs/{}", n + 1)})));
             }
             defs.insert(length.to_string(), json!({"required": ["a"]}));
-            json!({"$ref": "#/$defs/0", "$defs": defs}).to_string()
+            root["$defs"] = Value::Object(defs);
+            root.to_string()
         };
-        let same = chain(1_900, &|next| next);
-        assert!(matches!(check(same, json!({})).await, Err(LoadCause::Schema(_))));
-        let deeper = chain(1_300, &|next| json!({"items": next}));
-        check(deeper, json!({})).await.unwrap();
-        let too_long = chain(2_100, &|next| next);
-        assert!(matches!(check(too_long, json!({})).await, Err(LoadCause::Trial { .. })));
+        let aside = json!({"required": ["a"], "properties": {"x": {"$ref": "#/$defs/0"}}});
+        let same = chain(1_900, aside.clone(), &|next| next);
+        let deeper = chain(1_300, aside.clone(), &|next| json!({"items": next}));
+        let followed = chain(480, json!({"$ref": "#/$defs/0"}), &|next| next);
+        for schema in [same, deeper, followed] {
+            let cause = check(schema, json!({})).await.unwrap_err();
+            assert!(matches!(cause, LoadCause::Schema(_)), "{cause}");
+        }
+        let too_long = chain(2_100, aside, &|next| next);
+        let cause = check(too_long, json!({})).await.unwrap_err();
+        assert!(matches!(cause, LoadCause::Trial { .. }), "{cause}");
     }
 
     #[tokio::test]

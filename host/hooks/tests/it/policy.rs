@@ -42,6 +42,16 @@ fn a_pinned_sum_lets_one_file_in() {
 }
 
 #[test]
+fn settings_with_mistakes_refuse_their_plugin_alone() {
+    let host = host();
+    let module = Guest::returning(Image::pass).module();
+    let unusable = Some("mode (file p.toml): is not known".to_owned());
+    let settings = PluginSettings { unusable, ..PluginSettings::default() };
+    let text = refusal_with(&host, &module, settings);
+    assert!(text.contains("settings: mode (file p.toml)"), "{text}");
+}
+
+#[test]
 fn an_import_that_is_not_granted_is_refused_with_the_line_to_add() {
     let host = host();
     let guest = Guest::doing("").import("state", "get", "(param i32 i32 i32)").module();

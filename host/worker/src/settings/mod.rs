@@ -33,7 +33,7 @@ use serde_json::Value;
 
 pub use layers::{DEFAULT_FILE, FILE_VARIABLE};
 pub use nats::{NatsAuth, NatsSettings};
-pub use plugins::{PluginTables, PluginsRead, settings_for};
+pub use plugins::{PluginTables, settings_for};
 pub use source::{Flags, MapSource, Origin, Problem, Problems, ProcessSource, Source};
 pub use spec::{Kind, Spec, SpecDefault, all as specs};
 pub use value::parse_duration;

@@ -19,20 +19,21 @@ use super::{Layer, PluginTables, read};
 /// Bytes of a file beside a hook.
 const FILE_BYTES: u64 = 1 << 20;
 
-/// The settings of each hook that there are any for, or what is wrong with them.
-pub type PluginsRead = BTreeMap<String, Result<PluginSettings, Problems>>;
-
 /// The settings of the hooks in `dir`: what `from_file` says about each, over what
 /// the file beside it says. A file beside no hook counts only if it says that its
-/// hook is required.
+/// hook is required. What is wrong makes the settings of that hook `unusable`.
 ///
 /// It blocks, for reading files. A folder that cannot be read has no such files;
 /// loading its hooks will say so.
-pub fn settings_for(dir: &Path, from_file: &PluginTables) -> PluginsRead {
+pub fn settings_for(dir: &Path, from_file: &PluginTables) -> BTreeMap<String, PluginSettings> {
     settings_from(dir, from_file, &ProcessSource)
 }
 
-fn settings_from(dir: &Path, from_file: &PluginTables, source: &dyn Source) -> PluginsRead {
+fn settings_from(
+    dir: &Path,
+    from_file: &PluginTables,
+    source: &dyn Source,
+) -> BTreeMap<String, PluginSettings> {
     let mut beside = find(dir);
     // What the configuration file speaks of is checked whether it exists or not.
     beside.retain(|id, found| {
@@ -48,7 +49,7 @@ fn settings_from(dir: &Path, from_file: &PluginTables, source: &dyn Source) -> P
         }
         has_hook || is_required
     });
-    let mut all = PluginsRead::new();
+    let mut all = BTreeMap::new();
     for id in from_file.layers.keys().chain(beside.keys()) {
         if all.contains_key(id) {
             continue;
@@ -60,9 +61,11 @@ fn settings_from(dir: &Path, from_file: &PluginTables, source: &dyn Source) -> P
             Some(Ok(layer)) => layers.push(layer),
             Some(Err(problem)) => problems.push(problem.clone()),
         }
-        let settings = read(&layers, source, &mut problems);
-        let read = if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) };
-        all.insert(id.clone(), read);
+        let mut settings = read(&layers, source, &mut problems);
+        if !problems.is_empty() {
+            settings.unusable = Some(Problems(problems).to_string().replace('\n', "; "));
+        }
+        all.insert(id.clone(), settings);
     }
     all
 }

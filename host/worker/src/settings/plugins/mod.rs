@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use llamero_hooks::PluginSettings;
 use serde_json::{Map, Value};
 
-pub use beside::{PluginsRead, settings_for};
+pub use beside::settings_for;
 pub use limits::global_limits;
 
 use super::source::{Origin, Problem, Source};
@@ -126,6 +126,7 @@ fn read(layers: &[&Layer], source: &dyn Source, problems: &mut Vec<Problem>) -> 
         limits: reader.limits(&limits),
         secrets: reader.secrets(&secrets),
         policy: reader.policy(&whole),
+        unusable: None,
     }
 }
 

@@ -150,7 +150,7 @@ fn everything_wrong_is_reported() {
 }
 
 /// A folder with files, and the tables of a configuration file.
-fn beside(files: &[(&str, &str)], file: &str) -> PluginsRead {
+fn beside(files: &[(&str, &str)], file: &str) -> BTreeMap<String, PluginSettings> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         fs::write(dir.path().join(name), text).unwrap();
@@ -180,7 +180,8 @@ fn the_configuration_file_wins_key_by_key() {
         "[plugins.x]\nmode = \"enforce\"\nfail = \"closed\"\nlimits = { wall_ms = 900 }\n\
          config = { words = [\"file\"], deep = { b = 2 } }\n[plugins.unseen]\norder = 4\n",
     );
-    let x = read["x"].as_ref().unwrap();
+    let x = &read["x"];
+    assert_eq!(x.unusable, None);
     assert_eq!((x.policy.mode, x.policy.order), (Mode::Enforce, 3));
     assert_eq!(x.policy.fail.of(Phase::Prompt), FailPolicy::Closed);
     assert_eq!(x.policy.golden.len(), 1);
@@ -188,9 +189,9 @@ fn the_configuration_file_wins_key_by_key() {
     assert_eq!(x.config, json!({"words": ["file"], "max": 3, "deep": {"b": 2}}));
     assert_eq!(x.limits.wall, Some(Duration::from_millis(900)));
     assert_eq!(x.limits.cpu, Some(Duration::from_millis(20)));
-    assert_eq!(read["alone"].as_ref().unwrap().policy.order, 9);
+    assert_eq!(read["alone"].policy.order, 9);
     // Loading says that there is no such file.
-    assert_eq!(read["unseen"].as_ref().unwrap().policy.order, 4);
+    assert_eq!(read["unseen"].policy.order, 4);
     assert_eq!(read.len(), 3);
 }
 
@@ -209,8 +210,9 @@ fn a_problem_beside_a_hook_is_its_own_and_names_file_key_and_cure() {
         ],
         "[plugins.broken]\norder = \"first\"\n",
     );
-    assert_eq!(read["good"].as_ref().unwrap().policy.order, 1);
-    let text = |id: &str| read[id].as_ref().unwrap_err().to_string();
+    assert_eq!(read["good"].policy.order, 1);
+    let text = |id: &str| read[id].unusable.clone().unwrap();
+    assert_eq!(read["good"].unusable, None);
     let bad = text("bad");
     assert!(bad.contains("bad.toml") && bad.contains("mod "), "{bad}");
     assert!(bad.contains("did you mean mode?") && bad.contains("limits.cpu_ms"), "{bad}");
