@@ -4,8 +4,9 @@
 //! would cost more than the write. So the worker lists a plugin's keys before its
 //! first new one, keeps the books of its own writes from there on, and lists anew
 //! now and then, which brings in what other workers wrote meanwhile. A quota is
-//! therefore exact for one worker's writes, and a plugin can exceed it by what
-//! the rest of the fleet adds between two listings.
+//! therefore exact for one worker's writes, but for those that are under way while
+//! it lists, and a plugin can exceed it by what the rest of the fleet adds between
+//! two listings.
 //!
 //! What has ended does not count, but stands in the bucket until it is swept out
 //! after a listing. How much of it there may be is bounded too. This module only
