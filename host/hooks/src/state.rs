@@ -1,6 +1,6 @@
 //! State in memory: a store for workers that do not share theirs.
 //!
-//! What fits and what has ended is decided by [`crate::Ledger`]; what a plugin
+//! What fits and what has ended is decided by [`crate::ledger::Ledger`]; what a plugin
 //! may pass is checked where it calls (`imports`). A store that several workers
 //! share is the worker's own.
 

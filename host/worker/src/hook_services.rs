@@ -34,13 +34,14 @@ impl HookServices {
         let mut services = Services::new(Arc::new(LoadedTokenizers(models)));
         services.metrics = Arc::new(PluginMetrics::new(settings.metric_series));
         let shared = match &settings.state {
-            HookState::Memory => None,
-            HookState::Nats { bucket } => {
+            HookState::Nats { bucket } if settings.dir.is_some() => {
                 let store = NatsState::default();
                 services.state = Arc::new(store.clone());
                 let value_bytes = largest_value(settings);
                 Some(SharedState { store, bucket: bucket.clone(), value_bytes })
             }
+            // Without hooks there is nothing to keep, so no bucket is made.
+            HookState::Nats { .. } | HookState::Memory => None,
         };
         Self { services, shared }
     }

@@ -10,6 +10,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::tally::Line;
+
 const VERSION: u8 = 1;
 const VALUE: u8 = 0;
 const COUNTER: u8 = 1;
@@ -62,6 +64,11 @@ impl Envelope {
     /// Whether the key is absent by now.
     pub fn is_over(&self, now: u64) -> bool {
         self.ends.is_some_and(|ends| ends <= now)
+    }
+
+    /// Its line in the books of the quota.
+    pub fn line(&self, key: &str) -> Line {
+        Line { value: (), bytes: key.len() + self.content.bytes(), ends: self.ends }
     }
 
     /// As it is written.

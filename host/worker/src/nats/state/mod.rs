@@ -36,7 +36,7 @@ use self::bucket::{Bucket, Found, WriteError};
 use self::envelope::{Content, Envelope};
 pub use self::error::HookStateError;
 use self::key::{plugin_token, token};
-use self::tally::{Before, RECHECK, Tally};
+use self::tally::{Before, Line, RECHECK, Tally};
 use super::connection::{Connection, random_fraction};
 use super::throttle::Throttle;
 
@@ -137,30 +137,30 @@ impl NatsState {
         self.shared.lanes[lane].lock().await
     }
 
-    /// Whether the key may take `bytes`, by the books or by a new listing.
+    /// Makes room for a key, by the books or by a new listing. Returns what was
+    /// there before.
     async fn room(
         &self,
         plugin: &str,
+        tally: &Arc<Tally>,
         token: &str,
-        bytes: usize,
+        line: Line,
         quota: StateQuota,
-    ) -> Result<Arc<Tally>, StateError> {
-        let tally = self.tally(plugin);
+    ) -> Result<Option<Line>, StateError> {
         match tally.before(quota, Instant::now()) {
             Before::Nothing => {}
-            Before::List => drop(self.list(plugin, &tally)?),
-            Before::ListFirst => wait(self.list(plugin, &tally)?).await?,
+            Before::List => drop(self.list(plugin, tally)?),
+            Before::ListFirst => wait(self.list(plugin, tally)?).await?,
         }
-        let admitted = tally.admit(token, bytes, quota, now());
+        let reserved = tally.reserve(token, line.clone(), quota, now());
         let listed_long_ago = tally.age(Instant::now()).is_none_or(|age| age >= RECHECK);
-        match admitted {
+        match reserved {
             Err(StateError::QuotaExceeded) if listed_long_ago => {
-                wait(self.list(plugin, &tally)?).await?;
-                tally.admit(token, bytes, quota, now())?;
+                wait(self.list(plugin, tally)?).await?;
+                tally.reserve(token, line, quota, now())
             }
-            other => other?,
+            other => other,
         }
-        Ok(tally)
     }
 
     /// Lists the keys of a plugin, unless somebody just has, and then sweeps out
@@ -215,18 +215,18 @@ impl NatsState {
         check_state_key(key)?;
         let bucket = self.bucket()?;
         let token = token(plugin, key);
-        let bytes = key.len() + value.len();
-        let tally = self.room(plugin, &token, bytes, quota).await?;
         let envelope = Envelope { ends: end(ttl), content: Content::Value(value) };
-        match bucket.write(&token, &envelope, None).await {
-            Ok(()) => {
-                tally.wrote(&token, bytes, envelope.ends);
-                Ok(())
-            }
-            Err(WriteError::State(error)) => Err(error),
+        let tally = self.tally(plugin);
+        let line = envelope.line(key);
+        let before = self.room(plugin, &tally, &token, line, quota).await?;
+        let error = match bucket.write(&token, &envelope, None).await {
+            Ok(()) => return Ok(()),
+            Err(WriteError::State(error)) => error,
             // Only a write with a revision can come too late.
-            Err(WriteError::Conflict) => Err(too_busy()),
-        }
+            Err(WriteError::Conflict) => too_busy(),
+        };
+        tally.undo(&token, before);
+        Err(error)
     }
 
     async fn forget(&self, plugin: &str, key: &str) -> Result<(), StateError> {
@@ -304,19 +304,22 @@ impl NatsState {
             let Some(envelope) = next(&found)? else {
                 return Ok(None);
             };
-            let bytes = key.len() + envelope.content.bytes();
-            let before = found.live.map(|envelope| key.len() + envelope.content.bytes());
+            let tally = self.tally(plugin);
+            let (line, there) = (envelope.line(key), found.live.map(|there| there.line(key)));
             // What takes no more than before needs no room, and costs no listing.
-            let tally = if before.is_some_and(|before| bytes <= before) {
-                self.tally(plugin)
-            } else {
-                self.room(plugin, token, bytes, quota).await?
-            };
-            match bucket.write(token, &envelope, Some(found.revision)).await {
-                Ok(()) => {
-                    tally.wrote(token, bytes, envelope.ends);
-                    return Ok(Some(envelope));
+            let before = match there {
+                Some(there) if line.bytes <= there.bytes => {
+                    tally.wrote(token, line);
+                    Some(there)
                 }
+                _ => self.room(plugin, &tally, token, line, quota).await?,
+            };
+            let written = bucket.write(token, &envelope, Some(found.revision)).await;
+            if written.is_err() {
+                tally.undo(token, before);
+            }
+            match written {
+                Ok(()) => return Ok(Some(envelope)),
                 Err(WriteError::Conflict) => {}
                 Err(WriteError::State(error)) => return Err(error),
             }

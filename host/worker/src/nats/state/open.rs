@@ -8,7 +8,8 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{
     Context, ContextBuilder, GetStreamError, GetStreamErrorKind, RequestError, RequestErrorKind,
 };
-use async_nats::jetstream::kv::{self, Store};
+use async_nats::jetstream::kv::Store;
+use async_nats::jetstream::stream::{self, DiscardPolicy};
 use llamero_hooks::StateError;
 
 use super::bucket::{Bucket, REQUEST_TIMEOUT, WriteError};
@@ -74,7 +75,8 @@ impl Bucket {
         let failed =
             |what: &str, error: StateError| self.unusable(format!("{what} does not work: {error}"));
         let token = format!("{PROBE}.{}", nuid::next());
-        // Over at once: another worker sweeps it out should this one not get to it.
+        // Over at once, so that a worker which starts later sweeps out what one that
+        // was killed here has left.
         let envelope = Envelope { ends: Some(1), content: Content::Counter(0) };
         match self.write(&token, &envelope, None).await {
             Ok(()) => {}
@@ -82,7 +84,8 @@ impl Bucket {
             Err(WriteError::Conflict) => return Err(self.unusable("writing does not work")),
         }
         self.read(&token, 0).await.map_err(|error| failed("reading", error))?;
-        self.list(PROBE).await.map_err(|error| failed("listing", error))?;
+        let probes = self.list(PROBE).await.map_err(|error| failed("listing", error))?;
+        self.sweep(&probes, |_| {}).await;
         self.remove(&token, None).await.map_err(|error| failed("deleting", error))
     }
 }
@@ -119,15 +122,24 @@ async fn find_or_make(
     store.map_err(|error| unusable(error.to_string()))
 }
 
+/// Makes the stream that a key-value bucket is. The library's own function asks
+/// for the account's figures first, which servers before 2.10 answer in a form
+/// that it cannot read.
 async fn make(context: &Context, name: &str, value_bytes: usize) -> Result<(), HookStateError> {
-    let config = kv::Config {
-        bucket: name.to_owned(),
-        description: "state of Llamero's hooks".to_owned(),
-        max_value_size: i32::try_from(value_bytes + HEADER_BYTES).unwrap_or(i32::MAX),
-        history: 1,
-        ..kv::Config::default()
+    let config = stream::Config {
+        name: format!("KV_{name}"),
+        description: Some("state of Llamero's hooks".to_owned()),
+        subjects: vec![format!("$KV.{name}.>")],
+        max_messages_per_subject: 1,
+        max_message_size: i32::try_from(value_bytes + HEADER_BYTES).unwrap_or(i32::MAX),
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        num_replicas: 1,
+        ..stream::Config::default()
     };
-    match context.create_key_value(config).await {
+    match context.create_stream(config).await {
         Ok(_) => {
             tracing::info!(bucket = name, "bucket for the state of hooks made");
             Ok(())

@@ -4,8 +4,9 @@
 //! would cost more than the write. So the worker lists a plugin's keys before its
 //! first new one, keeps the books of its own writes from there on, and lists anew
 //! now and then, which brings in what other workers wrote meanwhile. A quota is
-//! therefore exact for one worker's writes, and a plugin can exceed it by what
-//! the rest of the fleet adds between two listings.
+//! therefore exact for one worker's writes, but for those that are under way while
+//! it lists, and a plugin can exceed it by what the rest of the fleet adds between
+//! two listings.
 //!
 //! What has ended does not count, but stands in the bucket until it is swept out
 //! after a listing. How much of it there may be is bounded too. This module only
@@ -27,6 +28,9 @@ pub const RECHECK: Duration = Duration::from_secs(1);
 
 /// What may have ended and not be swept, if the quota is not larger.
 const UNSWEPT: Total = Total { keys: 1_000, bytes: 1 << 20 };
+
+/// A key in the books: what it takes and when it ends.
+pub type Line = Slot<u64, ()>;
 
 /// One key of the bucket, without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,32 +95,39 @@ impl Tally {
         if age >= RELIST || (much && age >= RECHECK) { Before::List } else { Before::Nothing }
     }
 
-    /// Whether `token` may take `bytes`.
+    /// Enters a key before it is written, if it fits, and returns what was entered
+    /// for it before. Calls that write at the same time so see each other. A call
+    /// that is stopped in between leaves its entry until the next listing.
     ///
     /// # Errors
     /// [`StateError::QuotaExceeded`]; [`StateError::Unavailable`] while too much
     /// that has ended waits to be swept.
-    pub fn admit(
+    pub fn reserve(
         &self,
         token: &str,
-        bytes: usize,
+        line: Line,
         quota: StateQuota,
         now: u64,
-    ) -> Result<(), StateError> {
+    ) -> Result<Option<Line>, StateError> {
         let mut books = self.books();
-        books.ledger.admit(token, bytes, quota, now)?;
-        let (ended, most) = (books.ended(), most_unswept(quota));
-        if ended.keys > most.keys || ended.bytes > most.bytes {
-            return Err(StateError::Unavailable(
-                "too many values that have ended wait to be removed from the bucket".to_owned(),
-            ));
+        books.admit(token, line.bytes, quota, now)?;
+        let old = books.ledger.remove(token);
+        books.ledger.put(token, line);
+        Ok(old)
+    }
+
+    /// Takes back an entry whose writing failed.
+    pub fn undo(&self, token: &str, old: Option<Line>) {
+        let mut books = self.books();
+        match old {
+            Some(line) => books.ledger.put(token, line),
+            None => drop(books.ledger.remove(token)),
         }
-        Ok(())
     }
 
     /// Enters what this worker has written.
-    pub fn wrote(&self, token: &str, bytes: usize, ends: Option<u64>) {
-        self.books().ledger.put(token, Slot { value: (), bytes, ends });
+    pub fn wrote(&self, token: &str, line: Line) {
+        self.books().ledger.put(token, line);
     }
 
     /// Strikes out what this worker has removed.
@@ -140,8 +151,8 @@ impl Tally {
                 books.unswept.bytes = books.unswept.bytes.saturating_add(line.bytes);
                 ended.push(line);
             } else {
-                let slot = Slot { value: (), bytes: line.bytes, ends: line.ends };
-                books.ledger.put(&line.token, slot);
+                let entry = Line { value: (), bytes: line.bytes, ends: line.ends };
+                books.ledger.put(&line.token, entry);
             }
         }
         *self.books() = books;
@@ -157,6 +168,24 @@ impl Tally {
 }
 
 impl Books {
+    /// Whether `token` may take `bytes`.
+    fn admit(
+        &mut self,
+        token: &str,
+        bytes: usize,
+        quota: StateQuota,
+        now: u64,
+    ) -> Result<(), StateError> {
+        self.ledger.admit(token, bytes, quota, now)?;
+        let (ended, most) = (self.ended(), most_unswept(quota));
+        if ended.keys > most.keys || ended.bytes > most.bytes {
+            return Err(StateError::Unavailable(
+                "too many values that have ended wait to be removed from the bucket".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// What stands in the bucket and has ended, as far as is known.
     fn ended(&self) -> Total {
         let since = self.ledger.ended();
@@ -173,12 +202,34 @@ fn most_unswept(quota: StateQuota) -> Total {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
+
     use super::*;
 
     const QUOTA: StateQuota = StateQuota { bytes: 100, keys: 3 };
 
     fn line(token: &str, bytes: usize, ends: Option<u64>) -> Listed {
         Listed { token: token.to_owned(), revision: 1, bytes, ends }
+    }
+
+    fn entry(bytes: usize, ends: Option<u64>) -> Line {
+        Line { value: (), bytes, ends }
+    }
+
+    #[test]
+    fn writes_at_the_same_time_see_each_other() {
+        let tally = Tally::default();
+        tally.begin(vec![line("a", 30, None)], 0, Instant::now());
+        let reserve = |token: &str, bytes| tally.reserve(token, entry(bytes, None), QUOTA, 0);
+        assert_eq!(reserve("b", 70), Ok(None));
+        assert_eq!(reserve("c", 1), Err(StateError::QuotaExceeded));
+        tally.undo("b", None);
+        assert_eq!(reserve("c", 1), Ok(None));
+        let old = reserve("a", 99).unwrap();
+        assert_eq!(old, Some(entry(30, None)));
+        tally.undo("a", old);
+        assert_eq!(reserve("b", 70), Err(StateError::QuotaExceeded));
+        assert_eq!(reserve("b", 69), Ok(None));
     }
 
     #[test]
@@ -197,15 +248,15 @@ mod tests {
         let tally = Tally::default();
         let now = Instant::now();
         tally.begin(vec![line("a", 40, None)], 0, now);
-        tally.wrote("b", 40, None);
-        assert_eq!(tally.admit("c", 21, QUOTA, 0), Err(StateError::QuotaExceeded));
-        assert_eq!(tally.admit("c", 20, QUOTA, 0), Ok(()));
+        tally.wrote("b", entry(40, None));
+        assert_eq!(tally.books().admit("c", 21, QUOTA, 0), Err(StateError::QuotaExceeded));
+        assert_eq!(tally.books().admit("c", 20, QUOTA, 0), Ok(()));
         tally.removed("b");
-        assert_eq!(tally.admit("c", 60, QUOTA, 0), Ok(()));
+        assert_eq!(tally.books().admit("c", 60, QUOTA, 0), Ok(()));
         let three = ["a", "x", "y"].map(|token| line(token, 1, None));
         tally.begin(three.to_vec(), 0, now);
-        assert_eq!(tally.admit("c", 1, QUOTA, 0), Err(StateError::QuotaExceeded));
-        assert_eq!(tally.admit("y", 90, QUOTA, 0), Ok(()));
+        assert_eq!(tally.books().admit("c", 1, QUOTA, 0), Err(StateError::QuotaExceeded));
+        assert_eq!(tally.books().admit("y", 90, QUOTA, 0), Ok(()));
     }
 
     #[test]
@@ -213,8 +264,8 @@ mod tests {
         let tally = Tally::default();
         let lines = vec![line("a", 90, None), line("b", 1, None), line("a", 10, None)];
         tally.begin(lines, 0, Instant::now());
-        assert_eq!(tally.admit("c", 89, QUOTA, 0), Ok(()));
-        assert_eq!(tally.admit("c", 90, QUOTA, 0), Err(StateError::QuotaExceeded));
+        assert_eq!(tally.books().admit("c", 89, QUOTA, 0), Ok(()));
+        assert_eq!(tally.books().admit("c", 90, QUOTA, 0), Err(StateError::QuotaExceeded));
     }
 
     #[test]
@@ -227,18 +278,18 @@ mod tests {
         // More than half of what may wait: listed, and so swept, sooner.
         assert_eq!(tally.before(QUOTA, now), Before::Nothing);
         assert_eq!(tally.before(QUOTA, now + RECHECK), Before::List);
-        assert_eq!(tally.admit("a", 100, QUOTA, 10), Ok(()));
+        assert_eq!(tally.books().admit("a", 100, QUOTA, 10), Ok(()));
         // What ends later is noticed here, and waits as well.
         let quota = StateQuota { bytes: 1 << 20, keys: 500 };
         for n in 0..400 {
-            tally.wrote(&format!("later{n}"), 1, Some(20));
+            tally.wrote(&format!("later{n}"), entry(1, Some(20)));
         }
-        assert_eq!(tally.admit("a", 1, quota, 10), Ok(()));
-        let refused = (0..20).find_map(|_| tally.admit("a", 1, quota, 20).err());
+        assert_eq!(tally.books().admit("a", 1, quota, 10), Ok(()));
+        let refused = (0..20).find_map(|_| tally.books().admit("a", 1, quota, 20).err());
         assert!(matches!(refused, Some(StateError::Unavailable(_))), "{refused:?}");
         for line in &to_sweep {
             tally.swept(line);
         }
-        assert_eq!(tally.admit("a", 1, quota, 20), Ok(()));
+        assert_eq!(tally.books().admit("a", 1, quota, 20), Ok(()));
     }
 }
