@@ -13,6 +13,8 @@
 
 mod artifact;
 mod bindings;
+#[cfg_attr(not(test), expect(dead_code, reason = "called once the chain asks it before each call"))]
+mod breaker;
 mod chain;
 mod classify;
 mod clock;
@@ -30,14 +32,19 @@ mod job;
 mod load;
 mod plugin;
 mod policy;
+#[cfg_attr(not(test), expect(dead_code, reason = "called once versions are swapped under traffic"))]
+mod probation;
 mod run;
 mod services;
 mod state;
+#[cfg_attr(not(test), expect(dead_code, reason = "called once the chain counts its calls"))]
+mod stats;
 mod ticker;
 mod tokenizer;
 mod verdict;
 mod watch;
 
+pub use breaker::BreakerState;
 pub use chain::{Chain, PluginInfo};
 pub use config::{HostConfig, LimitOverrides, Limits, OptionCheck, PluginSettings};
 pub use data::{
@@ -55,4 +62,5 @@ pub use services::{
     StateService,
 };
 pub use state::MemoryState;
+pub use stats::{InstanceStats, Latency, PhaseStats, PluginStats};
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};
