@@ -6,7 +6,7 @@
 //! nothing else and need not wait for another.
 
 use std::borrow::Cow;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::{env, io, process, thread};
@@ -110,7 +110,7 @@ pub fn is_service() -> bool {
 pub fn serve() {
     thread::spawn(|| {
         // Nothing is ever written there: it ends when the other end does.
-        let _ = io::stdin().read(&mut [0]);
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
         process::exit(0);
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
