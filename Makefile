@@ -82,6 +82,12 @@ bench: build model plugins ## Measure hook calls and the worker under load.
 	@$(CARGO) bench --locked --workspace --bench hook_call
 	@$(CARGO) bench --locked --workspace --bench load
 
+.PHONY: bench-hooks
+bench-hooks: export CRITERION_HOME := $(CARGO_TARGET_DIR)/criterion
+bench-hooks: setup plugins ## Measure the plugin host against the alternatives; write docs/benchmarks.md.
+	@$(CARGO) bench --locked --workspace --bench hook_call
+	@scripts/bench-report "$(CRITERION_HOME)"
+
 .PHONY: fmt
 fmt: ## Format the code.
 	@$(CARGO) fmt --all

@@ -47,14 +47,16 @@ pub struct PluginStats {
 pub struct PhaseStats {
     /// The phase.
     pub phase: Phase,
-    /// Calls that are over, failed ones included.
+    /// Calls that are over, failed ones included. Where the plugin was not entered
+    /// at all, because it is quarantined or no instance came free, there was none.
     pub calls: u64,
     /// Jobs that went on without it: it was not called because it is quarantined,
     /// or its failure was let pass, as its fail policy says.
     pub skipped: u64,
     /// Calls by verdict, those that occurred; `Failed` stands for all failures.
     pub verdicts: Vec<(Verdict, u64)>,
-    /// Failures by kind, those that occurred.
+    /// Failures by kind, those that occurred; `Busy` and `Quarantined` among them,
+    /// which are no calls.
     pub failures: Vec<(FailureKind, u64)>,
     /// Wall time of its calls.
     pub wall: Latency,
@@ -150,7 +152,7 @@ impl Stats {
         }
     }
 
-    /// Counts a call that is over.
+    /// Counts a call that is over, or one that could not be made.
     pub(crate) fn called(
         &self,
         phase: Phase,
@@ -160,6 +162,14 @@ impl Stats {
         cpu: Duration,
     ) {
         let mut record = lock(&self.phases[phase as usize]);
+        if let Some(kind) = failure {
+            count(&mut record.failures, kind);
+        }
+        if matches!(failure, Some(FailureKind::Busy | FailureKind::Quarantined)) {
+            // The plugin was not entered: its latencies are not about waiting, nor
+            // about being refused in no time.
+            return;
+        }
         record.calls += 1;
         match Settled::of(failure) {
             Settled::Good => record.rate.calls += 1,
@@ -170,9 +180,6 @@ impl Stats {
             Settled::Void => {}
         }
         count(&mut record.verdicts, verdict);
-        if let Some(kind) = failure {
-            count(&mut record.failures, kind);
-        }
         record.wall.record(wall);
         record.cpu.record(cpu);
     }
@@ -217,7 +224,8 @@ impl Stats {
     pub(crate) fn snapshot(&self) -> PluginStats {
         let phases = Phase::ALL.into_iter().zip(&self.phases).filter_map(|(phase, record)| {
             let record = lock(record);
-            (record.calls + record.skipped > 0).then(|| PhaseStats {
+            let used = record.calls + record.skipped > 0 || !record.failures.is_empty();
+            used.then(|| PhaseStats {
                 phase,
                 calls: record.calls,
                 skipped: record.skipped,
@@ -297,13 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_add_up_to_the_calls_and_failures_to_the_failed_ones() {
+    fn verdicts_add_up_to_the_calls() {
         let stats = Stats::new();
         for verdict in [Verdict::Pass, Verdict::Patch, Verdict::Pass, Verdict::Reject] {
             stats.called(Phase::Request, verdict, None, US, US);
         }
         failed(&stats, FailureKind::Trap);
-        failed(&stats, FailureKind::Busy);
+        failed(&stats, FailureKind::Cancelled);
         failed(&stats, FailureKind::Trap);
         let snapshot = stats.snapshot();
         let [phase] = snapshot.phases.as_slice() else {
@@ -312,7 +320,7 @@ mod tests {
         let verdicts =
             [(Verdict::Pass, 2), (Verdict::Patch, 1), (Verdict::Reject, 1), (Verdict::Failed, 3)];
         assert_eq!(phase.verdicts, verdicts);
-        assert_eq!(phase.failures, [(FailureKind::Trap, 2), (FailureKind::Busy, 1)]);
+        assert_eq!(phase.failures, [(FailureKind::Trap, 2), (FailureKind::Cancelled, 1)]);
         assert_eq!(phase.calls, 7);
     }
 
@@ -328,6 +336,17 @@ mod tests {
             failed(&stats, kind);
         }
         assert_eq!(stats.rate(), Rate { calls: 4, failures: 1 });
+    }
+
+    #[test]
+    fn what_never_reached_the_plugin_is_a_failure_and_no_call() {
+        let stats = Stats::new();
+        for kind in [FailureKind::Busy, FailureKind::Quarantined, FailureKind::Quarantined] {
+            failed(&stats, kind);
+        }
+        let phase = stats.snapshot().phases.remove(0);
+        assert_eq!(phase.failures, [(FailureKind::Busy, 1), (FailureKind::Quarantined, 2)]);
+        assert_eq!((phase.calls, phase.verdicts, phase.wall), (0, Vec::new(), Latency::default()));
     }
 
     #[test]
