@@ -1,7 +1,7 @@
 //! The chain: an immutable list of plugins that a job takes once and keeps.
 //!
-//! Order is that of the file names, because it is the only order that an operator
-//! sees in a folder. Loading makes chains (`load`); running one is `run`.
+//! Their order is the operator's, and decided by who makes the chain: `registry` for
+//! those of a folder. Running one is `run`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,14 +52,22 @@ pub struct Chain {
 
 pub(crate) struct ChainInner {
     pub(crate) host: Arc<Shared>,
-    pub(crate) plugins: Vec<Plugin>,
+    pub(crate) plugins: Vec<Arc<Plugin>>,
     infos: Vec<PluginInfo>,
 }
 
 impl Chain {
-    pub(crate) fn new(host: Arc<Shared>, plugins: Vec<Plugin>) -> Self {
+    pub(crate) fn new(host: Arc<Shared>, plugins: Vec<Arc<Plugin>>) -> Self {
         let infos = plugins.iter().map(|plugin| plugin.info.clone()).collect();
         Self { inner: Arc::new(ChainInner { host, plugins, infos }) }
+    }
+
+    pub(crate) fn from_inner(inner: Arc<ChainInner>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) fn into_inner(self) -> Arc<ChainInner> {
+        self.inner
     }
 
     /// The plugins, in the order in which they are called.
@@ -85,7 +93,7 @@ impl ChainInner {
     }
 
     /// The plugins of a phase, with their places in the chain.
-    pub(crate) fn in_phase(&self, phase: Phase) -> impl Iterator<Item = (usize, &Plugin)> {
+    pub(crate) fn in_phase(&self, phase: Phase) -> impl Iterator<Item = (usize, &Arc<Plugin>)> {
         self.plugins.iter().enumerate().filter(move |(_, plugin)| plugin.exports.has(phase))
     }
 }

@@ -252,7 +252,7 @@ pub(crate) const MAX_MEMORY_BYTES: usize = 512 << 20;
 const MAX_WALL: Duration = Duration::from_secs(600);
 
 /// What the operator says about one plugin, by its id (the file's stem).
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct PluginSettings {
     /// The configuration document that the plugin reads through the import
     /// `config`: a JSON object, or `null` for none.

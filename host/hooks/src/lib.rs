@@ -1,10 +1,10 @@
 //! The plugin host of Llamero: WebAssembly components that look at a request
 //! before the model does, and may change it, answer it, or refuse it.
 //!
-//! A [`HookHost`] owns the engine, its threads and every limit. It loads a folder
-//! into a [`Chain`]; a chain begins a [`JobHooks`] for each job, which calls the
-//! plugins in the order of their file names, phase by phase, each in an instance
-//! of its own. A plugin can harm its own call only: whatever it does ends as a
+//! A [`HookHost`] owns the engine, its threads and every limit. It opens a folder as
+//! a [`Registry`], which has one [`Chain`] in service and replaces it when the folder
+//! changes; a chain begins a [`JobHooks`] for each job, which calls the plugins in the
+//! operator's order, phase by phase, each in an instance of its own. A plugin can harm its own call only: whatever it does ends as a
 //! [`Failure`] with a kind, within its limits.
 //!
 //! This crate knows nothing of NATS, of llama.cpp, or of the wire protocol. The
@@ -13,6 +13,7 @@
 
 mod artifact;
 mod bindings;
+mod breaker;
 mod chain;
 mod classify;
 mod clock;
@@ -21,23 +22,30 @@ mod config;
 mod data;
 mod engine;
 mod error;
+mod folder;
 mod guest;
 mod host;
 mod imports;
 mod inspect;
 mod instance;
 mod job;
+mod last_good;
 mod load;
+mod overview;
 mod plugin;
 mod policy;
+mod probation;
+mod registry;
 mod run;
 mod services;
 mod state;
+mod stats;
 mod ticker;
 mod tokenizer;
 mod verdict;
 mod watch;
 
+pub use breaker::BreakerState;
 pub use chain::{Chain, PluginInfo};
 pub use config::{HostConfig, LimitOverrides, Limits, OptionCheck, PluginSettings};
 pub use data::{
@@ -47,12 +55,17 @@ pub use data::{
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
+pub use overview::Overview;
 pub use policy::{
     FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
+};
+pub use registry::{
+    PluginState, PluginStatus, Registry, RegistryError, Rollback, SettingsSource, SyncReport,
 };
 pub use services::{
     Measurement, MetricsService, NoMetrics, ServiceFuture, Services, StateError, StateQuota,
     StateService,
 };
 pub use state::MemoryState;
+pub use stats::{InstanceStats, Latency, PhaseStats, PluginStats};
 pub use tokenizer::{ModelInfo, NoTokenizer, TokenizerError, TokenizerService};

@@ -15,6 +15,7 @@ use crate::artifact;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
+use crate::breaker::Breaker;
 use crate::chain::PluginInfo;
 use crate::classify::{CallError, Stage};
 use crate::config::{MAX_MEMORY_BYTES, PluginSettings};
@@ -28,6 +29,7 @@ use crate::inspect::{Found, inspect};
 use crate::instance::{Budget, JobInstance, begin, guard, settle};
 use crate::job::JobShared;
 use crate::plugin::{Exports, Plugin, PluginShared};
+use crate::stats::Stats;
 
 /// Most bytes of the texts that a plugin gives about itself.
 const INFO_BYTES: usize = 256 << 10;
@@ -119,6 +121,8 @@ fn settle_settings(
         log: LogBudget::new(limits.log_bytes_per_s),
         services: host.services.clone(),
         policy: settings.policy.clone(),
+        stats: Stats::new(),
+        breaker: Breaker::new(),
         limits,
     })
 }

@@ -12,6 +12,7 @@ use wasmtime::component::InstancePre;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
+use crate::breaker::Breaker;
 use crate::chain::PluginInfo;
 use crate::config::Limits;
 use crate::error::Phase;
@@ -19,6 +20,7 @@ use crate::guest::GuestState;
 use crate::imports::LogBudget;
 use crate::policy::Policy;
 use crate::services::Services;
+use crate::stats::Stats;
 
 pub(crate) struct Plugin {
     pub(crate) info: PluginInfo,
@@ -37,6 +39,8 @@ pub(crate) struct PluginShared {
     pub(crate) log: LogBudget,
     pub(crate) services: Services,
     pub(crate) policy: Policy,
+    pub(crate) stats: Stats,
+    pub(crate) breaker: Breaker,
 }
 
 /// The interfaces of the WIT package that a component exports.

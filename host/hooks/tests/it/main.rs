@@ -12,5 +12,6 @@ mod guest;
 mod imports;
 mod limits;
 mod load;
+mod reload;
 mod stop;
 mod support;
