@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use llamero_hooks::{Chain, HookHost, HostConfig, Services};
+use llamero_hooks::{HookHost, HostConfig, Registry, Services, SettingsSource};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
@@ -24,31 +24,43 @@ pub fn store_config(settings: &Settings) -> StoreConfig {
     }
 }
 
+/// What the settings say of the plugin host.
+pub fn host_config(settings: &HookSettings) -> HostConfig {
+    let defaults = HostConfig::default();
+    HostConfig {
+        limits: settings.limits.over(&defaults.limits),
+        concurrency: settings.concurrency,
+        max_instances: settings.instances,
+        threads: settings.threads,
+        // Without hooks there is nothing to keep, so no folder is made.
+        cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
+        max_component_bytes: settings.max_component_bytes,
+        max_plugins: settings.max_plugins,
+        trial_wall: settings.trial_wall,
+        ..defaults
+    }
+}
+
+/// Where the settings of single plugins come from, at the start and at each look
+/// at the folder.
+fn plugin_settings(settings: &HookSettings) -> SettingsSource {
+    let plugins = settings.plugins.clone();
+    Box::new(move || Ok(plugins.clone()))
+}
+
 /// Compiles and tries all hooks, on a thread that may block.
 pub async fn load_hooks(
     settings: HookSettings,
     models: ModelStore,
-) -> Result<(HookHost, Chain), WorkerError> {
+) -> Result<(HookHost, Registry), WorkerError> {
     let loading = tokio::task::spawn_blocking(move || {
-        let defaults = HostConfig::default();
-        let config = HostConfig {
-            limits: settings.limits.over(&defaults.limits),
-            concurrency: settings.concurrency,
-            max_instances: settings.instances,
-            threads: settings.threads,
-            // Without hooks there is nothing to keep, so no folder is made.
-            cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
-            max_component_bytes: settings.max_component_bytes,
-            max_plugins: settings.max_plugins,
-            trial_wall: settings.trial_wall,
-            option_check: None,
+        let services = Services::new(Arc::new(LoadedTokenizers(models)));
+        let host = HookHost::new(host_config(&settings), services)?;
+        let registry = match &settings.dir {
+            Some(dir) => host.open(dir, plugin_settings(&settings)).map_err(WorkerError::Hooks)?,
+            None => host.without_folder(),
         };
-        let host = HookHost::new(config, Services::new(Arc::new(LoadedTokenizers(models))))?;
-        let chain = match &settings.dir {
-            Some(dir) => host.load_dir(dir, &settings.plugins).map_err(WorkerError::Hooks)?,
-            None => host.empty_chain(),
-        };
-        for plugin in chain.plugins() {
+        for plugin in registry.chain().plugins() {
             tracing::info!(
                 hook = plugin.id,
                 digest = plugin.digest.get(..12),
@@ -57,7 +69,7 @@ pub async fn load_hooks(
                 "hook loaded"
             );
         }
-        Ok((host, chain))
+        Ok((host, registry))
     });
     loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
 }

@@ -278,6 +278,18 @@ pub static SETTINGS: &[Spec] = &[
         "10",
         "How long each step of a hook's trial at start may take.",
     ),
+    spec(
+        "hook_reload",
+        Kind::Bool,
+        "true",
+        "Watch the folder of the hooks and put changed ones into service while jobs run.",
+    ),
+    spec(
+        "hook_control",
+        Kind::Bool,
+        "true",
+        "Take commands about hooks over NATS, on SUBJECT._ctl and SUBJECT._w.ID.",
+    ),
     spec("hook_headers", Kind::Texts, "[]", "Names of the request headers that hooks may see."),
     spec(
         "log_hook_text",

@@ -135,6 +135,10 @@ pub struct HookSettings {
     pub headers: Vec<String>,
     /// Whether the texts that hooks change are logged.
     pub log_text: bool,
+    /// Whether the folder is watched.
+    pub reload: bool,
+    /// Whether hooks may be commanded over NATS.
+    pub control: bool,
     /// Configuration, limits and secrets by hook.
     pub plugins: BTreeMap<String, PluginSettings>,
 }

@@ -276,6 +276,8 @@ impl Reader<'_> {
             trial_wall: self.duration("hook_trial_wall"),
             headers: self.texts("hook_headers"),
             log_text: self.bool("log_hook_text"),
+            reload: self.bool("hook_reload"),
+            control: self.bool("hook_control"),
             plugins,
         }
     }
