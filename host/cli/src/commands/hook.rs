@@ -200,7 +200,7 @@ mod tests {
         let fine = json!({"worker": "a", "hook": {"action": "reload", "kept": []}});
         let kept = json!({"worker": "b", "hook": {"kept": [{"plugin": "x", "error": "y"}]}});
         let refused = json!({"worker": "c", "error": {"error": "z"}});
-        assert_eq!(exit_of(&[fine.clone()]), Exit::Ok);
+        assert_eq!(exit_of(std::slice::from_ref(&fine)), Exit::Ok);
         assert_eq!(exit_of(&[fine.clone(), kept]), Exit::Failure);
         assert_eq!(exit_of(&[fine, refused]), Exit::Failure);
     }

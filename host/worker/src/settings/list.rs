@@ -215,7 +215,7 @@ pub static SETTINGS: &[Spec] = &[
         "hooks_cache_dir",
         Kind::Path,
         "\"\"",
-        "Folder for compiled hooks; empty: llamero/hooks in the user's cache folder.",
+        "Folder for compiled hooks and their last good versions; empty: llamero/hooks in the user's cache folder.",
     ),
     spec(
         "hook_wall_ms",
