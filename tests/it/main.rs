@@ -25,6 +25,7 @@ mod demo;
 mod errors;
 mod go_client;
 mod hook_examples;
+mod hook_reload;
 mod hooks;
 mod hooks_examples_out;
 mod hooks_out;

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub mod hook;
+
 use crate::exit::EXIT_CODES_HELP;
 use crate::values::{OptionArg, SettingArg, parse_duration, parse_option, parse_setting};
 
@@ -48,6 +50,9 @@ pub enum Command {
     /// Stop a running or waiting job.
     #[command(after_help = INTERRUPT_EXAMPLES)]
     Interrupt(InterruptArgs),
+    /// List, reload and check plugins: of running workers, or as files.
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Hook(hook::HookArgs),
     /// Print every setting with its value, default and origin; starts nothing.
     #[command(after_help = SETTINGS_EXAMPLES)]
     Settings(SettingsArgs),
@@ -330,7 +335,8 @@ Examples:
   llamero worker --models ~/models --set max_tokens=512 --log-format json
 
 The first SIGTERM or SIGINT stops taking jobs and lets running ones finish for
-up to shutdown_grace; the second ends the worker at once.
+up to shutdown_grace; the second ends the worker at once. SIGHUP looks at the
+hooks folder again, as `llamero hook reload` does.
 
 Exit codes: 0 drained within the grace, 1 the grace ran out or the worker failed,
 64 configuration, hooks or model to preload invalid, 69 NATS credentials unusable,

@@ -214,6 +214,20 @@ impl Client {
         decode_response(&message.payload).map_err(|error| ClientError::Illegible(error.to_string()))
     }
 
+    /// The connection, for questions that are none of the worker protocol.
+    pub(crate) fn nats(&self) -> &async_nats::Client {
+        &self.nats
+    }
+
+    /// The worker subject.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    pub(crate) fn no_worker(&self) -> ClientError {
+        ClientError::NoWorker { subject: self.subject.clone(), url: self.url.clone() }
+    }
+
     fn too_large(&self, bytes: usize) -> ClientError {
         ClientError::TooLarge { bytes, max: self.nats.max_payload() }
     }

@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::{flags, logging};
 
 pub mod demo;
+pub mod hook;
 pub mod interrupt;
 pub mod models;
 pub mod predict;
@@ -28,9 +29,18 @@ pub async fn run(command: Command) -> Result<Exit, Failure> {
         Command::Predict(args) => predict::run(args).await,
         Command::Models(args) => models::run(args).await,
         Command::Interrupt(args) => interrupt::run(args).await,
+        Command::Hook(args) => hook::run(args).await,
         Command::Settings(args) => settings::run(&args),
         Command::Demo(args) => demo::run(args).await,
     }
+}
+
+/// The settings that a client command would connect with.
+///
+/// # Errors
+/// Every problem of the configuration, with exit code 64.
+pub fn load_client(args: &ConnectArgs) -> Result<Settings, Failure> {
+    load(&flags::of_client(args)?)
 }
 
 /// The settings of `llamero worker`.
@@ -60,14 +70,19 @@ fn load(flags: &Flags) -> Result<Settings, Failure> {
 /// # Errors
 /// The configuration is invalid, or NATS cannot be reached.
 pub async fn connect(args: &ConnectArgs) -> Result<Client, Failure> {
-    let settings = load(&flags::of_client(args)?)?;
+    let settings = load_client(args)?;
+    init_log(&settings)?;
+    connect_with(&settings).await
+}
+
+/// Logs what a client command logs unless it is told otherwise.
+fn init_log(settings: &Settings) -> Result<(), Failure> {
     let is_set = settings
         .effective()
         .iter()
         .any(|setting| setting.name == "log" && setting.origin != "default");
     let filter = if is_set { settings.log.filter.as_str() } else { CLIENT_LOG };
-    logging::init(settings.log.format, filter)?;
-    connect_with(&settings).await
+    logging::init(settings.log.format, filter)
 }
 
 /// Connects to the default subject of this server, whatever the user's own

@@ -19,6 +19,7 @@ pub mod args;
 pub mod client;
 pub mod collector;
 pub mod commands;
+pub mod control;
 pub mod exit;
 pub mod flags;
 pub mod logging;

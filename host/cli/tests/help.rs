@@ -56,6 +56,23 @@ fn interrupt_help() {
 }
 
 #[test]
+fn hook_help() {
+    golden("hook");
+    let hook = subcommand("hook");
+    for name in ["list", "reload", "rollback", "disable", "inspect", "check"] {
+        let sub = hook.find_subcommand(name).expect("the subcommand exists");
+        // The flags of the connection are those of every client command.
+        let sub = sub.clone().term_width(100);
+        let help = sub.clone().render_long_help().to_string();
+        let help = help.split_once("\nConnection:").map_or(help.clone(), |(own, rest)| {
+            let examples = rest.split_once("\nExamples:").map_or("", |(_, text)| text);
+            format!("{own}\nConnection: ...\n\nExamples:{examples}")
+        });
+        insta::assert_snapshot!(format!("hook_{name}"), help);
+    }
+}
+
+#[test]
 fn settings_help() {
     golden("settings");
 }
@@ -67,14 +84,19 @@ fn demo_help() {
 
 /// Every argument of every subcommand but the ones that clap adds.
 fn arguments() -> Vec<(String, Arg)> {
-    let command = command();
+    arguments_of(&command())
+}
+
+fn arguments_of(command: &Command) -> Vec<(String, Arg)> {
     command
         .get_subcommands()
         .filter(|sub| sub.get_name() != "help")
         .flat_map(|sub| {
-            sub.get_arguments()
+            let own = sub
+                .get_arguments()
                 .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
-                .map(|arg| (sub.get_name().to_owned(), arg.clone()))
+                .map(|arg| (sub.get_name().to_owned(), arg.clone()));
+            own.chain(arguments_of(sub)).collect::<Vec<_>>()
         })
         .collect()
 }

@@ -1,12 +1,8 @@
-//! From a file to the bytes of a valid component: read with a cap, recognise what
-//! it is, turn a core module into a component, validate.
+//! From the bytes of a file to those of a valid component: recognise what it is,
+//! turn a core module into a component, validate.
 //!
-//! Nothing is compiled here. Which interfaces the component has is looked at in
-//! `inspect`.
-
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+//! Files are read in `folder`. Nothing is compiled here. Which interfaces the
+//! component has is looked at in `inspect`.
 
 use sha2::{Digest, Sha256};
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
@@ -24,18 +20,6 @@ const COMPONENT: &[u8] = &[0x0d, 0, 1, 0];
 
 /// Custom sections in which wit-bindgen leaves the type of the component.
 const TYPE_SECTION: &str = "component-type";
-
-/// Reads a file of at most `limit` bytes.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, LoadCause> {
-    let io = |source| LoadCause::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let mut content = Vec::new();
-    // The file may grow between the two looks at it, hence the cap on reading.
-    file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(io)?;
-    check_size((content.len() as u64).max(bytes), limit)?;
-    Ok(content)
-}
 
 /// Refuses more than `limit` bytes.
 pub(crate) fn check_size(bytes: u64, limit: u64) -> Result<(), LoadCause> {
@@ -192,18 +176,6 @@ mod tests {
         let features = WasmFeatures::default() - WasmFeatures::CM_ASYNC;
         let error = component(bytes, features).unwrap_err();
         assert!(matches!(error, LoadCause::AsyncAbi(_)), "{error}");
-    }
-
-    #[test]
-    fn files_are_read_up_to_the_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.wasm");
-        std::fs::write(&path, [0; 100]).unwrap();
-        assert_eq!(read(&path, 100).unwrap().len(), 100);
-        let error = read(&path, 99).unwrap_err();
-        assert_eq!(error.to_string(), "100 bytes; the limit is 99");
-        let error = read(&dir.path().join("b.wasm"), 99).unwrap_err();
-        assert!(error.to_string().contains("b.wasm"), "{error}");
     }
 
     #[test]

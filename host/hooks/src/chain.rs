@@ -1,8 +1,7 @@
 //! The chain: an immutable list of plugins that a job takes once and keeps.
 //!
-//! Order is the operator's `order`, and that of the file names where it is equal,
-//! because that is the order that an operator sees in a folder. Loading makes
-//! chains (`load`); running one is `run`.
+//! Their order is the operator's `order`, and where that is equal the one in which
+//! they are given. Running one is `run`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,6 +67,14 @@ impl Chain {
         }
         let infos = plugins.iter().map(|plugin| plugin.info.clone()).collect();
         Self { inner: Arc::new(ChainInner { host, plugins, infos }) }
+    }
+
+    pub(crate) fn from_inner(inner: Arc<ChainInner>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) fn into_inner(self) -> Arc<ChainInner> {
+        self.inner
     }
 
     /// The plugins, in the order in which they are called.

@@ -2,7 +2,8 @@
 //!
 //! Code is compiled in an engine that is thrown away, which fills wasmtime's own
 //! cache; the serving engine then finds it there. The cache holds native code, so
-//! the directory must be out of everybody else's reach.
+//! the directory must be out of everybody else's reach. Before jobs run, compiling
+//! may take every core; beside them it is one thread of the lowest priority.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -10,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,12 +19,21 @@ use tracing::{info, warn};
 use wasmtime::component::Component;
 use wasmtime::{Cache, CacheConfig, Engine};
 
-use crate::engine::{self, Allocation};
+use crate::engine::{self, Allocation, Cores};
 use crate::error::{HostError, LoadCause};
 
 /// Stack of the compiling thread; deeply nested functions need more than the
 /// system's default.
 const STACK_BYTES: usize = 16 << 20;
+
+/// Niceness of a compiling thread beside running jobs: the lowest priority there
+/// is.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 19;
+
+/// Folder of wasmtime's cache inside the cache directory. It has one of its own
+/// because wasmtime's clean-up removes every file beside its own.
+const COMPILED: &str = "compiled";
 
 /// Components from this size on take seconds, which is worth a line in the log
 /// before it happens.
@@ -36,6 +47,8 @@ pub(crate) struct Compiler {
     /// One at a time: compilers use every core by themselves, and the cache's
     /// counters are read around each.
     busy: Mutex<()>,
+    /// Whether jobs run beside it.
+    beside_jobs: AtomicBool,
 }
 
 /// What compiling gave.
@@ -47,14 +60,21 @@ pub(crate) struct Compiled {
 
 /// Opens the cache in a directory that nobody else can touch.
 pub(crate) fn open_cache(dir: &Path) -> Result<Cache, HostError> {
+    let compiled = private_dir(dir)?.join(COMPILED);
+    let mut config = CacheConfig::new();
+    config.with_directory(compiled);
+    Cache::new(config)
+        .map_err(|error| HostError::CacheDir { path: dir.to_owned(), reason: format!("{error:#}") })
+}
+
+/// Makes a directory that nobody else can touch, or checks that it is one.
+pub(crate) fn private_dir(dir: &Path) -> Result<PathBuf, HostError> {
     let failed = |reason: String| HostError::CacheDir { path: dir.to_owned(), reason };
     let dir = std::path::absolute(dir).map_err(|error| failed(error.to_string()))?;
     make_private(&dir).map_err(|error| failed(error.to_string()))?;
     let dir = fs::canonicalize(&dir).map_err(|error| failed(error.to_string()))?;
     check_private(&dir).map_err(failed)?;
-    let mut config = CacheConfig::new();
-    config.with_directory(dir);
-    Cache::new(config).map_err(|error| failed(format!("{error:#}")))
+    Ok(dir)
 }
 
 fn make_private(dir: &Path) -> io::Result<()> {
@@ -102,7 +122,13 @@ fn check_private(dir: &Path) -> Result<(), String> {
 
 impl Compiler {
     pub(crate) fn new(serving: Engine, allocation: Allocation, cache: Option<Cache>) -> Self {
-        Self { serving, allocation, cache, busy: Mutex::new(()) }
+        let beside_jobs = AtomicBool::new(false);
+        Self { serving, allocation, cache, busy: Mutex::new(()), beside_jobs }
+    }
+
+    /// From now on jobs run beside the compiler.
+    pub(crate) fn jobs_begin(&self) {
+        self.beside_jobs.store(true, Ordering::Relaxed);
     }
 
     /// Directory of the cache.
@@ -136,13 +162,20 @@ impl Compiler {
     }
 
     fn compile_here(&self, bytes: &[u8]) -> Result<(Component, bool), LoadCause> {
+        let cores = if self.beside_jobs.load(Ordering::Relaxed) {
+            step_back();
+            Cores::One
+        } else {
+            Cores::All
+        };
         let failed = |error: wasmtime::Error| LoadCause::Compile(format!("{error:#}"));
         let Some(cache) = &self.cache else {
             let component = Component::from_binary(&self.serving, bytes).map_err(failed)?;
             return Ok((component, false));
         };
         let misses = cache.cache_misses();
-        let engine = engine::compiling(&self.serving, self.allocation, cache).map_err(failed)?;
+        let engine = engine::compiling(&self.serving, self.allocation, cache, cores);
+        let engine = engine.map_err(failed)?;
         drop(Component::from_binary(&engine, bytes).map_err(failed)?);
         drop(engine);
         let after = cache.cache_misses();
@@ -157,6 +190,20 @@ impl Compiler {
         Ok((component, after == misses))
     }
 }
+
+/// Gives the calling thread the lowest priority. It ends with its compilation.
+#[cfg(target_os = "linux")]
+fn step_back() {
+    // On Linux a priority belongs to a thread, whatever the function is called.
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE) {
+        warn!(%error, "the compiling thread cannot be given a lower priority");
+    }
+}
+
+/// Elsewhere only the process has a priority; one thread has to do.
+#[cfg(not(target_os = "linux"))]
+fn step_back() {}
 
 #[cfg(test)]
 mod tests {
@@ -184,6 +231,19 @@ mod tests {
         assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
         // And it is good enough for the next start.
         open_cache(&dir).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_the_thread_steps_back() {
+        let nice = || rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
+        let before = nice();
+        let inside = thread::spawn(move || {
+            step_back();
+            nice()
+        });
+        assert_eq!(inside.join().unwrap(), NICE);
+        assert_eq!(nice(), before);
     }
 
     #[test]

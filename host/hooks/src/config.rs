@@ -43,12 +43,14 @@ pub struct HostConfig {
     pub max_ready: u32,
     /// Threads of the runtime that runs plugins (default 2; 1 and 2 make sense).
     pub threads: usize,
-    /// Where compiled code is kept. The directory is made with mode 0700 if it
-    /// does not exist, and refused unless it belongs to this user and nobody
-    /// else can enter it: whoever can write there can run code in this process.
+    /// Where compiled code and the last good versions of plugins are kept. The
+    /// directory is made with mode 0700 if it does not exist, and refused unless it
+    /// belongs to this user and nobody else can enter it: whoever can write there
+    /// can run code in this process.
     ///
     /// `None` compiles at every start, in the serving engine, which then keeps
-    /// the compiler's memory for its whole life.
+    /// the compiler's memory for its whole life and takes every core also while
+    /// jobs run; and a damaged file refuses the start.
     pub cache_dir: Option<PathBuf>,
     /// Size of the largest file that is read as a plugin (default 64 MiB).
     pub max_component_bytes: u64,
@@ -252,7 +254,7 @@ pub(crate) const MAX_MEMORY_BYTES: usize = 512 << 20;
 const MAX_WALL: Duration = Duration::from_secs(600);
 
 /// What the operator says about one plugin, by its id (the file's stem).
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct PluginSettings {
     /// The configuration document that the plugin reads through the import
     /// `config`: a JSON object, or `null` for none.

@@ -73,20 +73,32 @@ pub(crate) enum Allocation {
     OnDemand,
 }
 
+/// Whether an engine that has to compile may use every core for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// It may: nothing else is to be done.
+    All,
+    /// It may not: jobs are running.
+    One,
+}
+
 /// The serving engine, pooled where the machine has the address space for it.
 pub(crate) fn serving(
     instances: u32,
     cache: Option<&Cache>,
 ) -> Result<(Engine, Allocation), HostError> {
     let pooled = Allocation::Pooled(PoolSize { instances });
-    match build(pooled, cache) {
+    // With a cache it compiles only what the cache cannot keep, which must not
+    // take the cores from running jobs.
+    let cores = if cache.is_some() { Cores::One } else { Cores::All };
+    match build(pooled, cache, cores) {
         Ok(engine) => Ok((engine, pooled)),
         Err(error) => {
             warn!(
                 error = format!("{error:#}"),
                 "no address space for the instance pool, falling back to on-demand allocation"
             );
-            build(Allocation::OnDemand, cache)
+            build(Allocation::OnDemand, cache, cores)
                 .map(|engine| (engine, Allocation::OnDemand))
                 .map_err(|error| HostError::Engine(format!("{error:#}")))
         }
@@ -99,12 +111,13 @@ pub(crate) fn compiling(
     serving: &Engine,
     allocation: Allocation,
     cache: &Cache,
+    cores: Cores,
 ) -> wasmtime::Result<Engine> {
     let allocation = match allocation {
         Allocation::Pooled(_) => Allocation::Pooled(PoolSize { instances: 1 }),
         Allocation::OnDemand => Allocation::OnDemand,
     };
-    let engine = build(allocation, Some(cache))?;
+    let engine = build(allocation, Some(cache), cores)?;
     if compatibility(&engine) != compatibility(serving) {
         wasmtime::bail!("the compiling engine differs from the serving one; this is a defect");
     }
@@ -117,7 +130,7 @@ fn compatibility(engine: &Engine) -> u64 {
     hasher.finish()
 }
 
-fn build(allocation: Allocation, cache: Option<&Cache>) -> wasmtime::Result<Engine> {
+fn build(allocation: Allocation, cache: Option<&Cache>, cores: Cores) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -128,6 +141,8 @@ fn build(allocation: Allocation, cache: Option<&Cache>) -> wasmtime::Result<Engi
         // A shared memory would escape the limiter, and no plugin may have
         // threads.
         .wasm_threads(false)
+        // No part of the code's compatibility, nor of the cache's key.
+        .parallel_compilation(cores == Cores::All)
         .cache(cache.cloned());
     match allocation {
         Allocation::Pooled(size) => config.allocation_strategy(size.config()),
@@ -194,8 +209,11 @@ mod tests {
         let cache = open_cache(&dir.path().join("cache")).unwrap();
         let pooled = Allocation::Pooled(PoolSize { instances: 4 });
         for allocation in [pooled, Allocation::OnDemand] {
-            let serving = build(allocation, Some(&cache)).unwrap();
-            compiling(&serving, allocation, &cache).unwrap();
+            for cores in [Cores::All, Cores::One] {
+                let serving = build(allocation, Some(&cache), cores).unwrap();
+                compiling(&serving, allocation, &cache, Cores::All).unwrap();
+                compiling(&serving, allocation, &cache, Cores::One).unwrap();
+            }
         }
     }
 
@@ -206,7 +224,7 @@ mod tests {
         let mut config = Config::new();
         config.epoch_interruption(false);
         let other = Engine::new(&config).unwrap();
-        let error = compiling(&other, Allocation::OnDemand, &cache).unwrap_err();
+        let error = compiling(&other, Allocation::OnDemand, &cache, Cores::All).unwrap_err();
         assert!(error.to_string().contains("differs"), "{error}");
     }
 }

@@ -154,19 +154,49 @@ pub enum HostError {
 
 /// A plugin that was not loaded: which one, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("plugin {plugin}: {cause}")]
+#[error("{}{cause}", of_plugin(plugin))]
 pub struct LoadError {
-    /// The plugin's id, or the path when there is no id.
+    /// The plugin's id; empty when the cause concerns the folder as a whole.
     pub plugin: String,
     /// What is wrong with it.
     pub cause: LoadCause,
+}
+
+fn of_plugin(id: &str) -> String {
+    if id.is_empty() { String::new() } else { format!("plugin {id}: ") }
 }
 
 /// Why a plugin was not loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadCause {
-    /// The file or folder cannot be read.
+    /// The folder of the plugins cannot be read.
+    #[error("the hooks folder {path} cannot be read: {source}; create it, or name the right one")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why it was not.
+        source: std::io::Error,
+    },
+    /// The operator wants the plugin without fail, and there is no file of it.
+    #[error("its policy says `required`, and there is no file {path}")]
+    Missing {
+        /// The file that should be there.
+        path: PathBuf,
+    },
+    /// The file is still being written.
+    #[error("its file is still changing; it is looked at again when it is at rest")]
+    Changing,
+    /// This version was refused, or taken out of service, and the file is still
+    /// the same.
+    #[error("version {digest} stays out until its file changes: {reason}")]
+    AlreadyBad {
+        /// The first digits of its SHA-256.
+        digest: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// The file cannot be read.
     #[error("{path}: {source}")]
     Io {
         /// What was to be read.

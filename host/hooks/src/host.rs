@@ -2,27 +2,24 @@
 //! loaded.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-use crate::artifact;
 use crate::chain::Chain;
 use crate::compile::{Compiler, open_cache};
 use crate::config::{HostConfig, PluginSettings};
 use crate::engine::serving;
-use crate::error::{HostError, LoadCause, LoadError};
+use crate::error::{HostError, LoadError};
 use crate::guest::GuestState;
 use crate::imports::add_to_linker;
 use crate::load::{MAX_TRIAL_WALL, load};
+use crate::registry::{Registry, SettingsSource, check_count, log_loaded};
 use crate::services::Services;
 use crate::ticker::Ticker;
 
@@ -81,54 +78,63 @@ impl HookHost {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Loads every `*.wasm` file of a folder into a chain, in the order of the
-    /// file names. A plugin's id is the stem of its file.
+    /// Loads every `*.wasm` file of a folder, and keeps the folder's plugins as the
+    /// folder and the settings say from then on; see [`Registry`]. A plugin's id is
+    /// the stem of its file.
     ///
-    /// Blocks, for seconds per large plugin that is not in the cache. It is all or
-    /// nothing: one plugin that cannot be loaded refuses the whole folder, since a
-    /// chain with a hole is not the chain that the operator asked for. The errors
-    /// name every problem, not only the first.
+    /// Blocks, for seconds per large plugin that is not in the cache.
+    ///
+    /// # Errors
+    /// All or nothing: one plugin that cannot be loaded refuses the whole folder,
+    /// since a chain with a hole is not the chain that the operator asked for. Only
+    /// a plugin whose last good version is in the cache directory starts with that,
+    /// with a warning. The errors name every problem, not only the first.
+    pub fn open(&self, dir: &Path, settings: SettingsSource) -> Result<Registry, Vec<LoadError>> {
+        Registry::open(Arc::clone(&self.shared), dir, settings)
+    }
+
+    /// A registry without a folder: no plugins, ever.
+    pub fn without_folder(&self) -> Registry {
+        Registry::empty(Arc::clone(&self.shared))
+    }
+
+    /// The chain of a folder that is looked at once. As [`Self::open`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub fn load_dir(
         &self,
         dir: &Path,
         settings: &BTreeMap<String, PluginSettings>,
     ) -> Result<Chain, Vec<LoadError>> {
-        let files = match plugin_files(dir) {
-            Ok(files) => files,
-            Err(source) => {
-                let cause = LoadCause::Io { path: dir.to_owned(), source };
-                return Err(vec![refused(&dir.display().to_string(), cause)]);
-            }
-        };
-        let mut errors = Vec::new();
-        for id in settings.keys() {
-            if !files.iter().any(|file| file.id == *id) {
-                let path = dir.join(format!("{id}.wasm"));
-                let text = format!("there are settings for it, and no file {}", path.display());
-                errors.push(refused(id, LoadCause::Settings(text)));
-            }
-        }
-        let limit = self.shared.config.max_component_bytes;
-        let given = files.iter().map(|file| Given {
-            id: &file.id,
-            bytes: Box::new(|| artifact::read(&file.path, limit)),
-            settings: settings.get(&file.id).cloned().unwrap_or_default(),
-        });
-        self.load_all(given.collect(), errors)
+        let settings = settings.clone();
+        Ok(self.open(dir, Box::new(move || Ok(settings.clone())))?.chain())
     }
 
-    /// Loads plugins from memory, in the order given: id, bytes, settings. As
-    /// [`Self::load_dir`] otherwise.
+    /// Loads plugins from memory, in the order given: id, bytes, settings.
+    ///
+    /// # Errors
+    /// Every problem; then nothing is loaded.
     pub fn load_bytes(
         &self,
         plugins: &[(&str, &[u8], PluginSettings)],
     ) -> Result<Chain, Vec<LoadError>> {
-        let given = plugins.iter().map(|(id, bytes, settings)| Given {
-            id,
-            bytes: Box::new(|| Ok(bytes.to_vec())),
-            settings: settings.clone(),
-        });
-        self.load_all(given.collect(), Vec::new())
+        check_count(&self.shared, plugins.len()).map_err(|error| vec![error])?;
+        let (mut loaded, mut errors) = (Vec::with_capacity(plugins.len()), Vec::new());
+        for (id, bytes, settings) in plugins {
+            match load(&self.shared, id, bytes.to_vec(), settings) {
+                Ok(plugin) => {
+                    log_loaded(&plugin);
+                    loaded.push(Arc::new(plugin));
+                }
+                Err(cause) => errors.push(LoadError { plugin: (*id).to_owned(), cause }),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Chain::new(Arc::clone(&self.shared), loaded))
+        } else {
+            Err(errors)
+        }
     }
 
     /// A chain without plugins: every phase passes at once.
@@ -140,62 +146,12 @@ impl HookHost {
     pub fn cache_dir(&self) -> Option<PathBuf> {
         self.shared.compiler.directory()
     }
-
-    fn load_all(
-        &self,
-        given: Vec<Given<'_>>,
-        mut errors: Vec<LoadError>,
-    ) -> Result<Chain, Vec<LoadError>> {
-        let config = &self.shared.config;
-        let limit = config.max_plugins.min(config.max_instances as usize);
-        if given.len() > limit {
-            let found = given.len();
-            errors.push(refused("(all)", LoadCause::TooMany { found, limit }));
-            return Err(errors);
-        }
-        let mut plugins = Vec::with_capacity(given.len());
-        for Given { id, bytes, settings } in given {
-            let loaded = bytes().and_then(|bytes| load(&self.shared, id, bytes, &settings));
-            match loaded {
-                Ok(plugin) => {
-                    let info = &plugin.info;
-                    info!(
-                        plugin = info.id,
-                        version = info.version,
-                        digest = info.digest.get(..12).unwrap_or_default(),
-                        phases = ?info.phases,
-                        bytes = info.size_bytes,
-                        memory_bytes = info.memory_bytes,
-                        "plugin loaded"
-                    );
-                    plugins.push(Arc::new(plugin));
-                }
-                Err(cause) => errors.push(refused(id, cause)),
-            }
-        }
-        if errors.is_empty() {
-            Ok(Chain::new(Arc::clone(&self.shared), plugins))
-        } else {
-            Err(errors)
-        }
-    }
 }
 
 impl fmt::Debug for HookHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HookHost").field("config", &self.shared.config).finish_non_exhaustive()
     }
-}
-
-/// A plugin to load.
-struct Given<'a> {
-    id: &'a str,
-    bytes: Box<dyn FnOnce() -> Result<Vec<u8>, LoadCause> + 'a>,
-    settings: PluginSettings,
-}
-
-fn refused(plugin: &str, cause: LoadCause) -> LoadError {
-    LoadError { plugin: plugin.to_owned(), cause }
 }
 
 fn check(config: &HostConfig) -> Result<(), HostError> {
@@ -219,38 +175,6 @@ fn check(config: &HostConfig) -> Result<(), HostError> {
         return Ok(());
     };
     Err(HostError::Config(problem))
-}
-
-struct PluginFile {
-    id: String,
-    path: PathBuf,
-}
-
-/// The `*.wasm` files of a folder, by name. Subfolders are not looked into.
-fn plugin_files(dir: &Path) -> std::io::Result<Vec<PluginFile>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        // A link to a file counts: that is how mounted configuration looks.
-        if hidden || path.is_dir() {
-            continue;
-        }
-        match path.extension().and_then(OsStr::to_str) {
-            Some("wasm") => {
-                // A name that is no UTF-8 becomes one that is no id, and is refused.
-                let stem = path.file_stem().unwrap_or_default();
-                files.push(PluginFile { id: stem.to_string_lossy().into_owned(), path });
-            }
-            Some("cwasm" | "wat") => warn!(
-                path = %path.display(),
-                "not loaded: a plugin is a WebAssembly component in a .wasm file"
-            ),
-            _ => debug!(path = %path.display(), "not a plugin"),
-        }
-    }
-    files.sort_by(|a, b| a.path.file_name().cmp(&b.path.file_name()));
-    Ok(files)
 }
 
 /// The hooks' own runtime, so that a runaway plugin occupies these threads and no

@@ -1,10 +1,10 @@
 //! The plugin host of Llamero: WebAssembly components that look at a request
 //! before the model does, and may change it, answer it, or refuse it.
 //!
-//! A [`HookHost`] owns the engine, its threads and every limit. It loads a folder
-//! into a [`Chain`]; a chain begins a [`JobHooks`] for each job, which calls the
-//! plugins in the order of their file names, phase by phase, each in an instance
-//! of its own. A plugin can harm its own call only: whatever it does ends as a
+//! A [`HookHost`] owns the engine, its threads and every limit. It opens a folder as
+//! a [`Registry`], which has one [`Chain`] in service and replaces it when the folder
+//! changes; a chain begins a [`JobHooks`] for each job, which calls the plugins in the
+//! operator's order, phase by phase, each in an instance of its own. A plugin can harm its own call only: whatever it does ends as a
 //! [`Failure`] with a kind, within its limits.
 //!
 //! This crate knows nothing of NATS, of llama.cpp, or of the wire protocol. The
@@ -23,6 +23,7 @@ mod config;
 mod data;
 mod engine;
 mod error;
+mod folder;
 mod golden;
 mod guest;
 mod host;
@@ -30,14 +31,16 @@ mod imports;
 mod inspect;
 mod instance;
 mod job;
+mod last_good;
 pub mod ledger;
 mod load;
 mod outgoing;
+mod overview;
 mod plugin;
 mod policy;
-#[cfg_attr(not(test), expect(dead_code, reason = "called once versions are swapped under traffic"))]
 mod probation;
 mod ready;
+mod registry;
 mod run;
 mod schema;
 mod services;
@@ -60,8 +63,12 @@ pub use golden::golden_cases;
 pub use host::HookHost;
 pub use job::{HookCanceller, JobHooks};
 pub use outgoing::{OutgoingPipe, Room};
+pub use overview::Overview;
 pub use policy::{
     FailPolicies, FailPolicy, GoldenCase, GoldenInput, Grant, Match, Mode, Policy, WholeOutput,
+};
+pub use registry::{
+    PluginState, PluginStatus, Registry, RegistryError, Rollback, SettingsSource, SyncReport,
 };
 pub use services::{
     DROPPED_METRICS, Measurement, MetricsService, NoMetrics, RESERVED_METRICS, ServiceFuture,

@@ -27,6 +27,9 @@
 
 pub mod settings;
 
+mod control;
+mod hook_watch;
+pub mod offline;
 mod startup;
 mod worker;
 

@@ -1,8 +1,9 @@
 //! What a worker does before it connects: hooks compiled and tried, the model
 //! loaded if the operator wants it at start.
 
+use std::path::Path;
 
-use llamero_hooks::{Chain, HookHost, HostConfig, Services};
+use llamero_hooks::{HookHost, HostConfig, Registry, Services, SettingsSource};
 use llamero_protocol::{Options, model_choice};
 
 use crate::models::store::StoreConfig;
@@ -22,44 +23,46 @@ pub fn store_config(settings: &Settings) -> StoreConfig {
     }
 }
 
+/// What the settings say of the plugin host.
+pub fn host_config(settings: &HookSettings) -> HostConfig {
+    let defaults = HostConfig::default();
+    HostConfig {
+        limits: settings.limits.over(&defaults.limits),
+        concurrency: settings.concurrency,
+        max_instances: settings.instances,
+        max_ready: settings.max_ready,
+        threads: settings.threads,
+        // Without hooks there is nothing to keep, so no folder is made.
+        cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
+        max_component_bytes: settings.max_component_bytes,
+        max_plugins: settings.max_plugins,
+        trial_wall: settings.trial_wall,
+        ..defaults
+    }
+}
+
+/// Where the settings of single plugins come from, at the start and at each look
+/// at the folder.
+fn plugin_settings(dir: &Path, settings: &HookSettings) -> SettingsSource {
+    let (dir, tables) = (dir.to_owned(), settings.plugin_tables.clone());
+    Box::new(move || Ok(settings_for(&dir, &tables)))
+}
+
 /// Compiles and tries all hooks, on a thread that may block.
 pub async fn load_hooks(
     settings: HookSettings,
     services: Services,
-) -> Result<(HookHost, Chain), WorkerError> {
+) -> Result<(HookHost, Registry), WorkerError> {
     let loading = tokio::task::spawn_blocking(move || {
-        let defaults = HostConfig::default();
-        let config = HostConfig {
-            limits: settings.limits.over(&defaults.limits),
-            concurrency: settings.concurrency,
-            max_instances: settings.instances,
-            max_ready: settings.max_ready,
-            threads: settings.threads,
-            // Without hooks there is nothing to keep, so no folder is made.
-            cache_dir: settings.dir.as_ref().and(settings.cache_dir.clone()),
-            max_component_bytes: settings.max_component_bytes,
-            max_plugins: settings.max_plugins,
-            trial_wall: settings.trial_wall,
-            option_check: None,
-        };
-        let host = HookHost::new(config, services)?;
-        let chain = match &settings.dir {
+        let host = HookHost::new(host_config(&settings), services)?;
+        let registry = match &settings.dir {
             Some(dir) => {
-                let plugins = settings_for(dir, &settings.plugin_tables);
-                host.load_dir(dir, &plugins).map_err(WorkerError::Hooks)?
+                let settings = plugin_settings(dir, &settings);
+                host.open(dir, settings).map_err(WorkerError::Hooks)?
             }
-            None => host.empty_chain(),
+            None => host.without_folder(),
         };
-        for plugin in chain.plugins() {
-            tracing::info!(
-                hook = plugin.id,
-                digest = plugin.digest.get(..12),
-                phases = ?plugin.phases,
-                size_bytes = plugin.size_bytes,
-                "hook loaded"
-            );
-        }
-        Ok((host, chain))
+        Ok((host, registry))
     });
     loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
 }

@@ -9,9 +9,10 @@
 //!  1 waiting jobs refused (5), later predicts too            fatal: SubscriptionLost
 //!  2 subscription drained: what was routed is answered
 //!  3 running jobs end, or are cancelled (8) when the grace is over
-//!  4 last messages confirmed, answers sent, flush
-//!  5 connection drained and closed
-//!  6 models released
+//!  4 last messages confirmed, answers sent
+//!  5 commands about hooks no longer taken; flush
+//!  6 connection drained and closed
+//!  7 models released
 //! ```
 //!
 //! There is one deadline for all of it. A second signal ends the worker at once.
@@ -20,14 +21,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use llamero_hooks::Chain;
+use llamero_hooks::Registry;
 use llamero_protocol::list_options;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control::Control;
 use crate::dispatch::{self, Command, Dispatcher};
 use crate::hook_services::HookServices;
+use crate::hook_watch::HookWatch;
 use crate::job::Shared;
 use crate::lister::{self, Lister};
 use crate::models::{LoadProgress, ModelError, ModelStore};
@@ -53,13 +56,16 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 /// How long the last messages may take after the last job.
 const FAREWELL_WAIT: Duration = Duration::from_secs(2);
 
-/// When to stop.
+/// What the worker is told from outside while it runs.
 #[derive(Debug, Clone, Default)]
 pub struct ShutdownSignals {
     /// Stop in order: take no more jobs, let running ones end.
     pub drain: CancellationToken,
     /// Stop at once, whatever runs.
     pub abort: CancellationToken,
+    /// Look at the hooks folder again, whether anything seems to have changed or
+    /// not.
+    pub reload: Arc<Notify>,
 }
 
 /// What the worker tells while it runs, beside its log.
@@ -136,7 +142,7 @@ pub async fn run(
     tokio::select! {
         biased;
         () = abort.cancelled() => Ok(Exit::Aborted),
-        result = serve(settings, callbacks, shutdown.drain) => result,
+        result = serve(settings, callbacks, shutdown.drain, shutdown.reload) => result,
     }
 }
 
@@ -144,6 +150,7 @@ async fn serve(
     settings: Settings,
     callbacks: Callbacks,
     stop: CancellationToken,
+    reload: Arc<Notify>,
 ) -> Result<Exit, WorkerError> {
     let worker = nuid::next().to_string();
     tracing::info!(worker, version = env!("CARGO_PKG_VERSION"), "worker starts");
@@ -173,8 +180,10 @@ async fn serve(
         () = stop.cancelled() => return Ok(Exit::Drained),
         opened = services.connected(&connection) => opened?,
     }
+    let watch = HookWatch::start(hooks.clone(), settings.hooks.reload, reload);
     let serving = Serving::start(&settings, worker, models, hooks, connection).await?;
     let exit = serving.until_stopped(settings.jobs.shutdown_grace, stop).await;
+    drop(watch);
     // The host owns a runtime, which must not be dropped on a task.
     let _ = tokio::task::spawn_blocking(move || drop(host)).await;
     exit
@@ -191,6 +200,7 @@ struct Serving {
     stop_receiving: CancellationToken,
     sending: tokio::task::JoinHandle<()>,
     tracker: TaskTracker,
+    control: Control,
 }
 
 impl Serving {
@@ -198,7 +208,7 @@ impl Serving {
         settings: &Settings,
         worker: String,
         models: ModelStore,
-        hooks: Chain,
+        hooks: Registry,
         connection: Connection,
     ) -> Result<Self, WorkerError> {
         let inbox = Inbox::open(&connection).await?;
@@ -207,7 +217,7 @@ impl Serving {
         let (replies, sending) = Replies::new(outbox.clone());
         let sending = tokio::spawn(sending);
 
-        let (n_hooks, subject) = (hooks.plugins().len(), settings.nats.subject.clone());
+        let (n_hooks, subject) = (hooks.chain().plugins().len(), settings.nats.subject.clone());
         let shared = Arc::new(Shared {
             worker: worker.clone(),
             subject: subject.clone(),
@@ -221,7 +231,7 @@ impl Serving {
             },
             buckets: Arc::new(Buckets::default()),
             models: models.clone(),
-            hooks,
+            hooks: hooks.clone(),
             log_hook_text: settings.hooks.log_text,
             outbox: outbox.clone(),
             tracker: tracker.clone(),
@@ -255,9 +265,12 @@ impl Serving {
             settings.answers.stream_subjects.clone(),
             settings.hooks.headers.clone(),
         ));
+        let control = Control::subscribe(&connection, &subject, &worker, settings.hooks.control);
+        let control = control.await;
         let subscriber =
             connection.client.queue_subscribe(subject.clone(), QUEUE_GROUP.to_owned()).await?;
         check_subscribed(&outbox, &subject).await?;
+        let control = control.serve(hooks, outbox.clone());
 
         let stop_receiving = CancellationToken::new();
         let receiving = tokio::spawn({
@@ -284,6 +297,7 @@ impl Serving {
             stop_receiving,
             sending,
             tracker,
+            control,
         })
     }
 
@@ -332,6 +346,7 @@ impl Serving {
         // asked, only offers to clients that have not come back take longer.
         let confirmed = tokio::time::timeout_at(farewell, self.tracker.wait()).await.is_ok();
         let all_sent = answered && (confirmed || self.connection.is_up());
+        self.control.stop().await;
         close(&self.connection, &self.outbox).await;
         self.models.release_all();
         let in_grace = how == Drained::InGrace && all_sent;
@@ -365,7 +380,7 @@ async fn check_subscribed(outbox: &Outbox, subject: &str) -> Result<(), WorkerEr
 }
 
 /// Whether the server's text is about this subject: it names it in quotes.
-fn names(text: &str, subject: &str) -> bool {
+pub fn names(text: &str, subject: &str) -> bool {
     text.contains(&format!("\"{subject}\""))
 }
 

@@ -12,6 +12,7 @@ use llamero_worker::{
     Callbacks, Exit as WorkerExit, LoadEvent, LoadProgress, ModelError, ShutdownSignals,
     WorkerError,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::load_worker;
 use crate::args::WorkerArgs;
@@ -50,6 +51,7 @@ pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
         tracing::warn!(target: "llamero", signal, "second signal received: ending at once");
         passed_on.abort.cancel();
     });
+    reload_on_hangup(&shutdown)?;
     let progress: LoadProgress = if io::stderr().is_terminal() {
         let bars = Bars::default();
         Arc::new(move |event| bars.show(event))
@@ -64,6 +66,19 @@ pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
         Ok(WorkerExit::Aborted) => Ok(Exit::Interrupted),
         Err(error) => report(failure(&error), format),
     }
+}
+
+/// Takes SIGHUP over, which would end the process otherwise.
+fn reload_on_hangup(signals: &ShutdownSignals) -> Result<(), Failure> {
+    let mut hangups = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    let reload = Arc::clone(&signals.reload);
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!(target: "llamero", signal = "SIGHUP", "signal received: looking at the hooks");
+            reload.notify_one();
+        }
+    });
+    Ok(())
 }
 
 /// Tells why the worker failed, once: a program that reads JSON lines gets one

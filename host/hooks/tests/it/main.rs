@@ -18,6 +18,7 @@ mod outgoing_ends;
 mod outgoing_guest;
 mod outgoing_support;
 mod policy;
+mod reload;
 mod state;
 mod stop;
 mod support;

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use llamero_hooks::Chain;
+use llamero_hooks::Registry;
 use llamero_protocol::{
     ErrorBody, OptionDefaults, PredictRequest, PredictResponse, WorkerResponse,
 };
@@ -86,8 +86,8 @@ pub struct Shared {
     pub buckets: Arc<Buckets>,
     /// The models.
     pub models: ModelStore,
-    /// The hooks.
-    pub hooks: Chain,
+    /// The hooks; a job takes the chain that is in service when it begins.
+    pub hooks: Registry,
     /// Whether the texts that hooks change are logged.
     pub log_hook_text: bool,
     /// Where messages go.

@@ -34,6 +34,7 @@ pub async fn run(
 
     let hooks = shared
         .hooks
+        .chain()
         .begin(JobContext {
             job: job.to_string(),
             subject: shared.subject.clone(),

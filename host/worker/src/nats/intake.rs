@@ -95,7 +95,7 @@ impl Intake {
     /// Serves one message.
     pub async fn handle(&self, message: Message) {
         let reply = message.reply.as_ref().map(|reply| reply.to_string());
-        if reply.as_deref().is_some_and(|reply| !self.may_reply(reply)) {
+        if reply.as_deref().is_some_and(|reply| !may_reply(&self.subject, reply)) {
             if self.refused_replies.pass() {
                 tracing::warn!(
                     "request dropped: its reply subject is one that this worker must not publish to"
@@ -260,19 +260,19 @@ impl Intake {
             .map_err(ErrorBody::invalid_request)
     }
 
-    /// The worker publishes with its own rights, so it must not be sent to
-    /// system subjects, nor made to talk to itself.
-    fn may_reply(&self, reply: &str) -> bool {
-        let internal = reply.strip_prefix(self.subject.as_str());
-        let is_own = internal.is_some_and(|rest| rest.is_empty() || rest.starts_with("._"));
-        !reply.starts_with('$') && !is_own
-    }
-
     fn answer(&self, reply: Option<String>, response: WorkerResponse) {
         if let Some(reply) = reply {
             self.actors.replies.send(&reply, &response);
         }
     }
+}
+
+/// Whether a worker of this subject may answer there. It publishes with its own
+/// rights, so it must not be sent to system subjects, nor made to talk to itself.
+pub fn may_reply(subject: &str, reply: &str) -> bool {
+    let internal = reply.strip_prefix(subject);
+    let is_own = internal.is_some_and(|rest| rest.is_empty() || rest.starts_with("._"));
+    !reply.starts_with('$') && !is_own
 }
 
 /// The account named by the header of a server.

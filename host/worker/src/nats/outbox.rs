@@ -112,6 +112,26 @@ impl Outbox {
         }
     }
 
+    /// The message for an answer that is none of the worker protocol, as JSON.
+    pub fn control_message(
+        &self,
+        subject: &str,
+        answer: &serde_json::Value,
+        error: Option<&ErrorBody>,
+    ) -> OutboundMessage {
+        let mut headers = HeaderMap::new();
+        if let Some(error) = error {
+            error_headers(&mut headers, error);
+        }
+        headers.insert(WORKER_HEADER, &*self.worker);
+        OutboundMessage {
+            subject: Subject::from(subject),
+            reply: None,
+            payload: Bytes::from(answer.to_string()),
+            headers: Some(headers),
+        }
+    }
+
     /// Sends a message as soon as the connection is up.
     pub async fn send(&self, message: OutboundMessage) -> Result<(), SendError> {
         if !self.connection.wait_up().await {

@@ -215,7 +215,7 @@ pub static SETTINGS: &[Spec] = &[
         "hooks_cache_dir",
         Kind::Path,
         "\"\"",
-        "Folder for compiled hooks; empty: llamero/hooks in the user's cache folder.",
+        "Folder for compiled hooks and their last good versions; empty: llamero/hooks in the user's cache folder.",
     ),
     spec(
         "hook_wall_ms",
@@ -381,6 +381,18 @@ pub static SETTINGS: &[Spec] = &[
         int(0, 1_000_000),
         "1000",
         "Series of metrics that all hooks together may have; more are dropped and counted.",
+    ),
+    spec(
+        "hook_reload",
+        Kind::Bool,
+        "true",
+        "Watch the folder of the hooks and put changed ones into service while jobs run.",
+    ),
+    spec(
+        "hook_control",
+        Kind::Bool,
+        "true",
+        "Take commands about hooks over NATS, on SUBJECT._ctl and SUBJECT._w.ID.",
     ),
     spec("hook_headers", Kind::Texts, "[]", "Names of the request headers that hooks may see."),
     spec(

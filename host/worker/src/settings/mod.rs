@@ -143,6 +143,10 @@ pub struct HookSettings {
     pub headers: Vec<String>,
     /// Whether the texts that hooks change are logged.
     pub log_text: bool,
+    /// Whether the folder is watched.
+    pub reload: bool,
+    /// Whether hooks may be commanded over NATS.
+    pub control: bool,
     /// What the configuration file alone says about each hook.
     pub plugins: BTreeMap<String, PluginSettings>,
     /// The same as it is written. [`settings_for`] lays the files beside the hooks
