@@ -30,6 +30,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the keys of one plugin may be listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a listing waits for keys that were counted and do not come.
+const LIST_WAIT: Duration = Duration::from_millis(500);
+
 /// Keys of a listing that are asked for at once.
 const LIST_BATCH: usize = 500;
 
@@ -171,8 +174,10 @@ impl Bucket {
         let mut left = usize::try_from(consumer.cached_info().num_pending).unwrap_or(usize::MAX);
         let mut listed = Vec::new();
         while left > 0 {
-            let batch = consumer.fetch().max_messages(LIST_BATCH).messages();
-            let mut batch = batch.await.map_err(|error| unavailable(&error))?;
+            // No more than there are, or the server may keep the request open. Keys
+            // that were removed since they were counted are waited for in vain.
+            let batch = consumer.batch().max_messages(left.min(LIST_BATCH)).expires(LIST_WAIT);
+            let mut batch = batch.messages().await.map_err(|error| unavailable(&error))?;
             let mut arrived = 0;
             while let Some(message) = batch.next().await {
                 let message = message.map_err(|error| unavailable(error.as_ref()))?;
