@@ -98,7 +98,8 @@ impl Settled {
 /// One plugin version's breaker, shared by all its calls.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    inner: Mutex<Inner>,
+    /// `None` if the operator wants none: then every call is made.
+    inner: Option<Mutex<Inner>>,
 }
 
 #[derive(Debug)]
@@ -142,12 +143,19 @@ impl Recent {
 
 impl Breaker {
     pub(crate) fn new() -> Self {
-        Self { inner: Mutex::new(Inner::Closed(Recent::default())) }
+        Self { inner: Some(Mutex::new(Inner::Closed(Recent::default()))) }
+    }
+
+    /// One that lets everything through.
+    pub(crate) fn off() -> Self {
+        Self { inner: None }
     }
 
     /// Asks for a call. Whoever gets `Call` or `Probe` settles it once it is over.
     pub(crate) fn admit(&self, now: Instant) -> Admission {
-        let mut inner = self.lock();
+        let Some(mut inner) = self.lock() else {
+            return Admission::Call;
+        };
         inner.pass_time(now);
         match &mut *inner {
             Inner::Closed(_) => Admission::Call,
@@ -172,7 +180,7 @@ impl Breaker {
         how: Settled,
         now: Instant,
     ) -> Option<BreakerState> {
-        let mut inner = self.lock();
+        let mut inner = self.lock()?;
         inner.pass_time(now);
         match (admission, &mut *inner) {
             (Admission::Call, Inner::Closed(recent)) => {
@@ -207,7 +215,9 @@ impl Breaker {
     }
 
     pub(crate) fn state(&self, now: Instant) -> BreakerState {
-        let mut inner = self.lock();
+        let Some(mut inner) = self.lock() else {
+            return BreakerState::Closed;
+        };
         inner.pass_time(now);
         match *inner {
             Inner::Closed(_) => BreakerState::Closed,
@@ -218,9 +228,9 @@ impl Breaker {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> Option<MutexGuard<'_, Inner>> {
         // Nothing in here panics half way through a change.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.as_ref().map(|inner| inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

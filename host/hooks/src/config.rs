@@ -60,6 +60,10 @@ pub struct HostConfig {
     /// longer than [`Limits::wall`] because loading happens while compilers use
     /// every core; [`Limits::cpu`] applies to a trial unchanged.
     pub trial_wall: Duration,
+    /// Whether a plugin that fails again and again is set aside for a while (default
+    /// true): calls then fail at once with kind `quarantined`, or pass where its
+    /// fail policy is open.
+    pub breaker: bool,
     /// Checks every request that a plugin changed. See [`OptionCheck`].
     pub option_check: Option<OptionCheck>,
 }
@@ -76,6 +80,7 @@ impl Default for HostConfig {
             max_component_bytes: 64 << 20,
             max_plugins: 32,
             trial_wall: Duration::from_secs(10),
+            breaker: true,
             option_check: None,
         }
     }
@@ -93,6 +98,7 @@ impl fmt::Debug for HostConfig {
             .field("max_component_bytes", &self.max_component_bytes)
             .field("max_plugins", &self.max_plugins)
             .field("trial_wall", &self.trial_wall)
+            .field("breaker", &self.breaker)
             .field("option_check", &self.option_check.is_some())
             .finish()
     }

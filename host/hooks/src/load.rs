@@ -189,7 +189,7 @@ fn settle_settings(
         services,
         policy: settings.policy.clone(),
         stats: Stats::new(),
-        breaker: Breaker::new(),
+        breaker: if host.config.breaker { Breaker::new() } else { Breaker::off() },
         limits,
     })
 }

@@ -37,6 +37,7 @@ pub fn host_config(settings: &HookSettings) -> HostConfig {
         max_component_bytes: settings.max_component_bytes,
         max_plugins: settings.max_plugins,
         trial_wall: settings.trial_wall,
+        breaker: settings.breaker,
         ..defaults
     }
 }

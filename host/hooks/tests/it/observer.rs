@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llamero_hooks::{
-    Completion, FailureKind, FinishReason, HookHost, JobHooks, ModelInfo, NoTokenizer, Outgoing,
-    RequestOutcome, Services, Summary, TokenizerError, TokenizerService, Usage,
+    Completion, FailureKind, FinishReason, HookHost, JobContext, JobHooks, ModelInfo, NoTokenizer,
+    Outgoing, RequestOutcome, Services, Summary, TokenizerError, TokenizerService, Usage,
 };
 
 use crate::guest::{Guest, Image};
@@ -193,7 +193,7 @@ fn every_observer_is_told_once_after_the_end() {
     let (host, told) = watched(|_| {});
     let chain = chain(&host, &[&scripted(Cut::Token), &named("b"), &named("c")]);
     runtime().block_on(async {
-        let mut job = chain.begin(context());
+        let mut job = chain.begin(JobContext { job: "r".to_owned(), ..context() });
         let mut pipe = job.open(true).await.unwrap().expect("interested");
         pipe.push("one".to_owned(), Vec::new());
         pipe.close(FinishReason::Stop, USAGE);

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use llamero_hooks::{
-    Chain, FailPolicies, FailPolicy, FailureKind, FinishReason, HookHost, LimitOverrides, Outgoing,
-    Phase, PluginSettings, Policy, Verdict,
+    Chain, FailPolicies, FailPolicy, FailureKind, FinishReason, HookHost, JobContext,
+    LimitOverrides, Outgoing, Phase, PluginSettings, Policy, Verdict,
 };
 
 use crate::guest::Guest;
@@ -287,7 +287,7 @@ fn a_filter_that_cannot_be_opened_fails_the_job_before_any_text() {
         // The one that is open already is closed again, once.
         let closed = chain(&host, &[guest, &scripted(Cut::Token)]);
         runtime().block_on(async {
-            let mut job = closed.begin(context());
+            let mut job = closed.begin(JobContext { job: "r".to_owned(), ..context() });
             let failure = job.open(true).await.unwrap_err();
             assert_eq!((failure.phase, failure.kind), (Phase::Stream, kind));
             assert_eq!(failure.retryable, kind == FailureKind::Guest);

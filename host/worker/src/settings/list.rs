@@ -383,6 +383,12 @@ pub static SETTINGS: &[Spec] = &[
         "Series of metrics that all hooks together may have; more are dropped and counted.",
     ),
     spec(
+        "hook_breaker",
+        Kind::Bool,
+        "true",
+        "Set a hook that fails 5 times in a row aside for a while; its calls then fail at once.",
+    ),
+    spec(
         "hook_reload",
         Kind::Bool,
         "true",

@@ -143,6 +143,8 @@ pub struct HookSettings {
     pub headers: Vec<String>,
     /// Whether the texts that hooks change are logged.
     pub log_text: bool,
+    /// Whether a hook that keeps failing is set aside.
+    pub breaker: bool,
     /// Whether the folder is watched.
     pub reload: bool,
     /// Whether hooks may be commanded over NATS.

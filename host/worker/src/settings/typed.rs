@@ -298,6 +298,7 @@ impl Reader<'_> {
             metric_series: self.usize("hook_metric_series"),
             headers: self.texts("hook_headers"),
             log_text: self.bool("log_hook_text"),
+            breaker: self.bool("hook_breaker"),
             reload: self.bool("hook_reload"),
             control: self.bool("hook_control"),
             plugins,
