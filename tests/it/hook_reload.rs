@@ -303,17 +303,17 @@ async fn commands_that_are_denied_or_unwanted_leave_a_worker_that_works() {
         { user: worker, password: secret, permissions: {
             subscribe: { deny: ["llm.worker.default._ctl", "llm.worker.default._w.>"] } } }
         { user: client, password: secret }
-    ] }"#;
+    ] }
+    no_auth_user: client"#;
     let nats = Nats::with(denied);
     let models = ModelsDir::real();
-    let as_user = |user: &str| nats.url().replace("nats://", &format!("nats://{user}:secret@"));
-    let worker = Worker::at(&as_user("worker")).flag("--models", models.path()).start();
-    let client = Client::connect(&as_user("client")).await;
+    let as_worker = nats.url().replace("nats://", "nats://worker:secret@");
+    let worker = Worker::at(&as_worker).flag("--models", models.path()).start();
+    let client = Client::connect(&nats.url()).await;
     client.assert_alive().await;
     let log = worker.log();
     assert!(log.contains("commands about hooks cannot be received there"), "{log}");
-    let url = as_user("client");
-    let ran = Cli::new(&["hook", "list", "--nats", &url]).run().await;
+    let ran = Cli::new(&["hook", "list", "--nats", &nats.url()]).run().await;
     assert_eq!(ran.code, 69, "nobody listens there: {ran:?}");
 
     let quiet = Bench::start(|worker| worker.config("hook_control = false"));
