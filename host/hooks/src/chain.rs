@@ -63,6 +63,7 @@ impl Chain {
     pub(crate) fn new(host: Arc<Shared>, mut plugins: Vec<Arc<Plugin>>) -> Self {
         plugins.sort_by_key(|plugin| plugin.shared.policy.order);
         for plugin in &plugins {
+            plugin.ready.revive();
             ready::fill(&host, plugin);
         }
         let infos = plugins.iter().map(|plugin| plugin.info.clone()).collect();

@@ -22,6 +22,8 @@ use crate::plugin::Plugin;
 pub(crate) struct ReadyPool {
     waiting: Mutex<Vec<Ready>>,
     filling: AtomicBool,
+    /// Whether the version is out of service.
+    retired: AtomicBool,
 }
 
 struct Ready {
@@ -36,6 +38,36 @@ impl ReadyPool {
         self.waiting().pop().map(|ready| ready.instance)
     }
 
+    /// Drops all instances and makes no more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        // Dropped outside the lock: it takes a while.
+        let waiting = std::mem::take(&mut *self.waiting());
+        drop(waiting);
+    }
+
+    /// The version is in service, perhaps again.
+    pub(crate) fn revive(&self) {
+        self.retired.store(false, Ordering::SeqCst);
+    }
+
+    /// How many instances wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting().len()
+    }
+
+    fn wants(&self, wanted: usize) -> bool {
+        !self.retired.load(Ordering::SeqCst) && self.len() < wanted
+    }
+
+    /// Adds an instance, unless the version was retired while it was made.
+    fn add(&self, ready: Ready) {
+        let mut waiting = self.waiting();
+        if !self.retired.load(Ordering::SeqCst) {
+            waiting.push(ready);
+        }
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Ready>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,7 +77,7 @@ impl ReadyPool {
 pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
     let wanted = plugin.shared.limits.ready;
     let pool = &plugin.ready;
-    if wanted == 0 || pool.waiting().len() >= wanted || pool.filling.swap(true, Ordering::AcqRel) {
+    if !pool.wants(wanted) || pool.filling.swap(true, Ordering::AcqRel) {
         return;
     }
     let runtime = host.runtime.handle().clone();
@@ -58,7 +90,7 @@ pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
                 return;
             };
             let pool = &plugin.ready;
-            let made = if pool.waiting().len() < wanted {
+            let made = if pool.wants(wanted) {
                 let share = Arc::clone(&host.ready).try_acquire_owned().ok();
                 match share {
                     Some(share) => make(&host, &plugin).await.map(|instance| (instance, share)),
@@ -71,7 +103,7 @@ pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
                 pool.filling.store(false, Ordering::Release);
                 return;
             };
-            pool.waiting().push(Ready { instance, _share: share });
+            pool.add(Ready { instance, _share: share });
         }
     });
 }

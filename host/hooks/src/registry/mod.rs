@@ -254,7 +254,14 @@ impl Inner {
     /// Puts the plugins of `state` into service as the next chain.
     fn serve(&self, state: &mut State) {
         let chain = Chain::new(Arc::clone(&self.host), state.plugins()).into_inner();
-        let old = self.serving.swap(chain);
+        let old = self.serving.swap(Arc::clone(&chain));
+        for plugin in &old.plugins {
+            if !chain.plugins.iter().any(|serving| Arc::ptr_eq(serving, plugin)) {
+                // A version that is kept to go back to needs no instances, and jobs
+                // that still run with it make their own.
+                plugin.ready.retire();
+            }
+        }
         let now = Instant::now();
         state.tell_drained(now);
         let chain = Arc::downgrade(&old);

@@ -185,3 +185,32 @@ fn settings_may_be_what_is_bad() {
     assert_eq!(entry.decide("d", &other, true), Decision::Load);
     assert_eq!(entry.decide("d", &good, false), Decision::Load);
 }
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn only_the_version_in_service_has_instances_ready() {
+    let bench = Bench::new();
+    bench.put("a", "one");
+    let registry = bench.open();
+    let current = || {
+        let state = registry.inner.state();
+        Arc::clone(&state.entries["a"].current.as_ref().unwrap().plugin)
+    };
+    let one = current();
+    eventually("the first is ready", || one.ready.len() == 1);
+    bench.put("a", "two");
+    registry.sync(false);
+    let two = current();
+    assert_eq!(one.ready.len(), 0, "it is kept to go back to, without instances");
+    eventually("the second is ready", || two.ready.len() == 1);
+    registry.rollback("a").unwrap();
+    assert_eq!(two.ready.len(), 0);
+    eventually("the first is ready again", || one.ready.len() == 1);
+}

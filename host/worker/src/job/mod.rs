@@ -30,6 +30,7 @@ use llamero_protocol::{
     ErrorBody, OptionDefaults, PredictRequest, PredictResponse, WorkerResponse,
 };
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -119,6 +120,7 @@ pub async fn run(
             shared: &shared,
             job: Arc::clone(&incoming.job),
             reply: incoming.reply.clone(),
+            acknowledging: None,
             publisher: None,
         };
         let mut account = Account::new(incoming.arrived);
@@ -169,31 +171,62 @@ struct Answer<'a> {
     shared: &'a Arc<Shared>,
     job: Arc<str>,
     reply: String,
+    /// There while the acknowledgement is being sent.
+    acknowledging: Option<JoinHandle<Result<Publisher, SendError>>>,
     /// There once the job was acknowledged.
     publisher: Option<Publisher>,
 }
 
 impl Answer<'_> {
     /// Acknowledges a stream and starts its publisher.
+    ///
+    /// A task of its own sees it through: an interrupt may end the stages at any
+    /// point, and whether the client has been sent an acknowledgement decides where
+    /// its last message goes.
     async fn acknowledge(&mut self, stream: String) -> Result<(), ErrorBody> {
-        let outbox = &self.shared.outbox;
-        let message = outbox.message(&self.reply, &WorkerResponse::ack(&*self.job));
-        let receipt = outbox.send_with_receipt(message).await.map_err(|error| {
-            tracing::warn!(%error, "a job cannot be acknowledged");
-            wire::panicked()
-        })?;
-        outbox.flush().await;
         let settings = StreamSettings {
             job: Arc::clone(&self.job),
             subject: stream,
             ack_delay: self.shared.ack_delay,
             pace: self.shared.pace,
         };
-        let buckets = Arc::clone(&self.shared.buckets);
-        let (publisher, task) = Publisher::new(outbox.clone(), buckets, settings, receipt);
-        self.shared.tracker.spawn(task.in_current_span());
-        self.publisher = Some(publisher);
-        Ok(())
+        let (shared, reply) = (Arc::clone(self.shared), self.reply.clone());
+        let task = async move {
+            let outbox = &shared.outbox;
+            let message = outbox.message(&reply, &WorkerResponse::ack(&*settings.job));
+            let receipt = outbox.send_with_receipt(message).await?;
+            outbox.flush().await;
+            let buckets = Arc::clone(&shared.buckets);
+            let (publisher, task) = Publisher::new(outbox.clone(), buckets, settings, receipt);
+            shared.tracker.spawn(task.in_current_span());
+            Ok(publisher)
+        };
+        self.acknowledging = Some(tokio::spawn(task.in_current_span()));
+        self.acknowledged().await
+    }
+
+    /// Waits for the acknowledgement that is under way, if one is. Can be dropped
+    /// and called again.
+    async fn acknowledged(&mut self) -> Result<(), ErrorBody> {
+        let Some(task) = &mut self.acknowledging else {
+            return Ok(());
+        };
+        let sent = task.await;
+        self.acknowledging = None;
+        match sent {
+            Ok(Ok(publisher)) => {
+                self.publisher = Some(publisher);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a job cannot be acknowledged");
+                Err(wire::panicked())
+            }
+            Err(error) => {
+                tracing::error!(%error, "acknowledging a job panicked");
+                Err(wire::panicked())
+            }
+        }
     }
 
     /// Hands over generated text, if the job streams.
@@ -205,7 +238,10 @@ impl Answer<'_> {
 
     /// Sends the last message; completes when it has been handed to the
     /// connection. Whether it arrives is seen to in the background.
-    async fn end(self, result: Result<PredictResponse, ErrorBody>) {
+    async fn end(mut self, result: Result<PredictResponse, ErrorBody>) {
+        // Without an acknowledgement the last message goes to the reply subject,
+        // like that of a job that failed before.
+        let _ = self.acknowledged().await;
         let sent = match self.publisher {
             Some(publisher) => publisher.end(match result {
                 Ok(predict) => Ending::Done(predict),
