@@ -262,7 +262,7 @@ pub static SETTINGS: &[Spec] = &[
     spec(
         "hook_hold_ms",
         int(1, 600_000),
-        "2000",
+        "30000",
         "Milliseconds for which a stream filter may hold text back; longer ends the stream with an error.",
     ),
     spec(
