@@ -30,7 +30,7 @@ setup: ## Install the system packages that are missing; say which and why.
 
 .PHONY: build
 build: setup ## Build the llamero binary (release).
-	@echo "==> building llamero (the first build compiles llama.cpp and wasmtime: 10 to 15 minutes on two cores)" >&2
+	@echo "==> building llamero (the first build compiles llama.cpp and wasmtime: about 20 minutes on two cores)" >&2
 	@$(CARGO) build $(PROFILE) --package llamero
 
 .PHONY: model

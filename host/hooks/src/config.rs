@@ -158,10 +158,10 @@ limits! {
     /// Bytes of text that a stream filter may hold back (default 4 KiB). Kind
     /// `hold`.
     hold_bytes: usize = 4 << 10,
-    /// How long a stream filter may hold text back (default 30 s). Kind `hold`. A
-    /// filter waits for text as well as it works on it, and four jobs on two cores
-    /// may get a token every half second each: with 2 s a filter that waits for the
-    /// end of a word failed jobs in the load generator.
+    /// How long a stream filter may hold text back (default 30 s). Kind `hold`. It
+    /// counts while the filter waits for the model, too: the prompts of other jobs
+    /// held up a stream for 4.5 s in the load generator (four clients, two cores),
+    /// and with 2 s a filter that waits for the end of a word failed there.
     hold_time: Duration = Duration::from_secs(30),
     /// Bytes of keys and values that a plugin may keep in `state` (default
     /// 1 MiB). The plugin gets `quota-exceeded`, which is no failure.
