@@ -48,7 +48,8 @@ demo: build model plugins ## Show a worker, its hooks and a streamed answer on a
 .PHONY: test
 test: setup lint model plugins ## Run every check and every test: lints, unit, property and end-to-end.
 	@echo "==> building everything (cold: about 15 minutes on two cores, for llama.cpp and wasmtime)" >&2
-	@$(CARGO) build $(PROFILE) --workspace --all-targets
+	@$(CARGO) build $(PROFILE) --workspace
+	@$(CARGO) test $(PROFILE) --workspace --no-run
 	@echo "==> plugin tests" >&2
 	@scripts/build-plugins --test
 	@echo "==> unit, property and component tests; then end to end with a real nats-server, model and plugins" >&2

@@ -200,6 +200,9 @@ async fn code_7_options_that_cannot_be_used() {
         ("ignore_eos", json!(1)),
         ("parse_special", json!("true")),
         ("input_separator", json!(1)),
+        ("cache_prompt", json!("yes")),
+        ("cache_pin", json!(1)),
+        ("cache_salt", json!(1)),
         ("json_schema", json!(5)),
     ] {
         let seen = predict(&client, json!({"input": ["x"], "options": {name: value}})).await;

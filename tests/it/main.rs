@@ -28,6 +28,7 @@ mod hook_examples;
 mod hook_reload;
 mod hooks;
 mod hooks_examples_out;
+mod hooks_guard;
 mod hooks_out;
 mod interrupts;
 mod load;

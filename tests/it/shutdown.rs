@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::worker::Builder;
 use crate::harness::{
-    Bench, Client, SUBJECT, Worker, assert_error, brief, endless, error_code, within,
+    Bench, Client, HooksDir, SUBJECT, Worker, assert_error, brief, endless, error_code, within,
 };
 
 /// With a grace that no job of these tests outlasts, however slow the machine.
@@ -64,6 +64,34 @@ async fn sigint_is_the_same() {
     let outcome = stream.finish_acked("s").await;
     assert_eq!(outcome.last.body["predict"]["usage"]["completion_tokens"], 60);
     assert_eq!(bench.worker.exit_code().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observers_hear_of_the_last_jobs() {
+    let hooks = HooksDir::empty().test("observe-note").test("respond");
+    let mut bench = Bench::with_hooks(hooks, |worker| {
+        patient(worker).config("hook_observer_wall_ms = 60000\nhook_observer_cpu_ms = 10000")
+    });
+    let client = bench.client().await;
+    let jobs: Vec<String> = (0..20).map(|n| format!("last-{n}")).collect();
+    let mut exchanges = Vec::new();
+    for job in &jobs {
+        let predict = json!({"input": ["[[respond]]"]});
+        exchanges.push(client.send(&json!({"job": job, "predict": predict})).await);
+    }
+    bench.worker.sigterm();
+    let mut answered = Vec::new();
+    for (job, exchange) in jobs.iter().zip(&mut exchanges) {
+        if error_code(&exchange.next().await.body).is_none() {
+            answered.push(job);
+        }
+    }
+    assert_eq!(bench.worker.exit_code().await, 0);
+    let log = bench.worker.log();
+    assert!(!answered.is_empty());
+    for job in answered {
+        assert!(log.contains(&format!("observed job={job} ")), "{job}: {log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,7 +61,7 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
     // TLS needs one process-wide provider of cryptography. Installing it here
     // keeps the choice independent of the features that other crates switch on
     // in rustls; an error only means that one is installed already.
-    let _ = async_nats::rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
     // The NATS connection lives on the runtime's threads, so that a blocked
     // write to standard output (`| less`) does not stop its heartbeats.
     let runtime =

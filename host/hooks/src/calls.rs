@@ -23,6 +23,7 @@ use crate::job::JobShared;
 use crate::plugin::Plugin;
 use crate::policy::{FailPolicy, Mode};
 use crate::ready;
+use crate::slice;
 use crate::verdict::check_rejection;
 use crate::watch::Watch;
 
@@ -149,6 +150,7 @@ impl JobState {
             ));
         }
         self.shared.current.store(place, Ordering::SeqCst);
+        slice::leave_if_over(&self.shared).await;
         let limits = &plugin.shared.limits;
         let deadline = Instant::now() + allowance.wall(limits);
         if self.permits.is_none() {
@@ -169,13 +171,14 @@ impl JobState {
             None => {
                 let began = Instant::now();
                 let taken = plugin.ready.take();
-                ready::fill(host, plugin);
+                ready::fill_later(host, plugin);
                 if let Some(mut instance) = taken {
                     instance.adopt(&self.shared);
                     begin(&mut instance.store, Some(phase), budget);
                     plugin.shared.stats.instance(true, began.elapsed());
                     instance
                 } else {
+                    slice::leave(&self.shared).await;
                     let job = &self.shared;
                     let made =
                         JobInstance::configured(host, plugin, job, Some(phase), budget).await;

@@ -222,6 +222,42 @@ pub enum FinishReason {
     Cancelled,
 }
 
+/// What a token guard wants to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuardPlan {
+    /// How many of the likeliest candidates it wants to see, 1 to 64.
+    pub top_k: u32,
+    /// It is asked about every n-th token of the output, at least 1.
+    pub every: u32,
+}
+
+/// A token that may come next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub token: u32,
+    /// The natural logarithm of its probability, before the sampling options.
+    pub logprob: f32,
+}
+
+/// What a token guard decided about the next token. Whether the tokens exist is for
+/// the engine to check.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GuardVerdict {
+    /// Sample as without a guard.
+    Pass,
+    /// None of these.
+    Ban(Vec<u32>),
+    /// One of these.
+    Only(Vec<u32>),
+    /// Tokens, and finite numbers to be added to their logits.
+    Bias(Vec<(u32, f32)>),
+    /// These, in order; at least one.
+    Force(Vec<u32>),
+    /// The text ends here.
+    End,
+}
+
 /// What the outgoing side of a chain gives back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {

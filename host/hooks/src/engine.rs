@@ -187,7 +187,13 @@ fn on_tick(mut store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<Updat
         return Ok(UpdateDeadline::Interrupt);
     }
     call.ticks = call.ticks.wrapping_add(1);
-    if call.ticks.is_multiple_of(TICKS_BETWEEN_YIELDS) {
+    let yields = call.ticks.is_multiple_of(TICKS_BETWEEN_YIELDS);
+    let state = store.data();
+    let on_callers_thread = state.job.slice_end().is_some();
+    if on_callers_thread {
+        state.plugin.slow.mark();
+    }
+    if yields || on_callers_thread {
         // wasmtime's own `Yield` wakes itself at once, which can keep tokio from
         // running anything else.
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))

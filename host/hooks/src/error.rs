@@ -15,6 +15,8 @@ pub enum Phase {
     Request,
     /// The rendered prompt.
     Prompt,
+    /// Each token, before it is chosen; experimental.
+    Token,
     /// The generated text, as it is generated.
     Stream,
     /// The whole generated text.
@@ -25,14 +27,15 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in the order in which a job passes them.
-    pub const ALL: [Self; 5] =
-        [Self::Request, Self::Prompt, Self::Stream, Self::Response, Self::Observer];
+    pub const ALL: [Self; 6] =
+        [Self::Request, Self::Prompt, Self::Token, Self::Stream, Self::Response, Self::Observer];
 
     /// Its name on the wire and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Prompt => "prompt",
+            Self::Token => "token",
             Self::Stream => "stream",
             Self::Response => "response",
             Self::Observer => "observer",
@@ -267,14 +270,14 @@ pub enum LoadCause {
         /// What is offered instead.
         reason: String,
     },
-    /// Imports something that must be granted by name, and is not.
+    /// Imports or exports something that must be granted by name, and is not.
     #[error(
-        "imports `{import}`, which it is not granted; if it may use that, add `{grant_line}` \
+        "wants `{interface}`, which it is not granted; if it may have that, add `{grant_line}` \
          to its settings"
     )]
-    DeniedImport {
-        /// The import.
-        import: String,
+    NotGranted {
+        /// The interface.
+        interface: String,
         /// The line that would grant it, beside what is granted already.
         grant_line: String,
     },

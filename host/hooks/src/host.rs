@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use crate::chain::Chain;
+use crate::chores::Chores;
 use crate::compile::{Compiler, open_cache};
 use crate::config::{HostConfig, PluginSettings};
 use crate::engine::serving;
@@ -21,6 +22,7 @@ use crate::imports::add_to_linker;
 use crate::load::{MAX_TRIAL_WALL, load};
 use crate::registry::{Registry, SettingsSource, check_count, log_loaded};
 use crate::services::Services;
+use crate::slice::Slices;
 use crate::ticker::Ticker;
 
 /// Runs plugins. Making one starts the engine, its ticker, and a small runtime of
@@ -37,6 +39,9 @@ pub(crate) struct Shared {
     pub(crate) compiler: Compiler,
     pub(crate) ticker: Ticker,
     pub(crate) runtime: HookRuntime,
+    pub(crate) slices: Slices,
+    /// Jobs whose observers have not been told yet.
+    pub(crate) observing: watch::Sender<usize>,
     pub(crate) services: Services,
     /// Calls that may be in progress.
     pub(crate) calls: Arc<Semaphore>,
@@ -61,13 +66,16 @@ impl HookHost {
         let (engine, allocation) = serving(instances, cache.as_ref())?;
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker).map_err(failed)?;
-        let ticker = Ticker::start(engine.weak()).map_err(HostError::Threads)?;
         let runtime = HookRuntime::start(config.threads).map_err(HostError::Threads)?;
+        let chores = Chores::new(runtime.handle().clone());
+        let ticker = Ticker::start(engine.weak(), chores).map_err(HostError::Threads)?;
         let shared = Shared {
             compiler: Compiler::new(engine.clone(), allocation, cache),
             linker,
             ticker,
             runtime,
+            slices: Slices::default(),
+            observing: watch::Sender::new(0),
             services,
             calls: Arc::new(Semaphore::new(config.concurrency)),
             ready: Arc::new(Semaphore::new(config.max_ready as usize)),
@@ -142,6 +150,13 @@ impl HookHost {
         Chain::new(Arc::clone(&self.shared), Vec::new())
     }
 
+    /// Waits until the observers of every job that was handed to them have been
+    /// told. Their limits bound how long that takes.
+    pub async fn observers_done(&self) {
+        // The sender is here, so that the channel cannot close.
+        let _ = self.shared.observing.subscribe().wait_for(|jobs| *jobs == 0).await;
+    }
+
     /// The directory of compiled code, when there is one.
     pub fn cache_dir(&self) -> Option<PathBuf> {
         self.shared.compiler.directory()
@@ -177,8 +192,24 @@ fn check(config: &HostConfig) -> Result<(), HostError> {
     Err(HostError::Config(problem))
 }
 
+/// Counts a job as handed to its observers for as long as it lives.
+pub(crate) struct Observing(Arc<Shared>);
+
+impl Observing {
+    pub(crate) fn begin(host: &Arc<Shared>) -> Self {
+        host.observing.send_modify(|jobs| *jobs += 1);
+        Self(Arc::clone(host))
+    }
+}
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        self.0.observing.send_modify(|jobs| *jobs -= 1);
+    }
+}
+
 /// The hooks' own runtime, so that a runaway plugin occupies these threads and no
-/// others.
+/// others for longer than a tick (see `slice`).
 pub(crate) struct HookRuntime {
     handle: Handle,
     /// Only gone while it is dropped.

@@ -11,6 +11,8 @@ use crate::policy::Grant;
 
 /// Interfaces of the WIT package that a plugin may import.
 const OFFERED: &[&str] = &["log", "config", "tokenizer", "state", "metrics", "call", "types"];
+/// The one experimental interface that is served, in exactly this version.
+const TOKEN_GUARD: &str = "llamero:hooks-experimental/token-guard@0.0.1";
 /// The WASI packages that are linked, without anything in them.
 const WASI: &[&str] = &["io", "clocks", "random", "cli", "filesystem", "sockets"];
 
@@ -21,18 +23,19 @@ pub(crate) struct Found {
     pub(crate) lifecycle: Option<String>,
     pub(crate) request: Option<String>,
     pub(crate) prompt: Option<String>,
+    pub(crate) guard: Option<String>,
     pub(crate) stream: Option<String>,
     pub(crate) response: Option<String>,
     pub(crate) observer: Option<String>,
     /// Whether it can read its configuration.
     pub(crate) reads_config: bool,
-    /// What must be granted to it, with the names of its imports.
+    /// What must be granted to it, with the names of the interfaces.
     pub(crate) needs: Vec<(Grant, String)>,
 }
 
 impl Found {
     fn has_phase(&self) -> bool {
-        [&self.request, &self.prompt, &self.stream, &self.response, &self.observer]
+        [&self.request, &self.prompt, &self.guard, &self.stream, &self.response, &self.observer]
             .into_iter()
             .any(Option::is_some)
     }
@@ -143,6 +146,11 @@ fn add_export(
     let Some(parts) = split(name) else {
         return Ok(());
     };
+    if name == TOKEN_GUARD && is_instance {
+        found.guard = Some(name.to_owned());
+        found.needs.push((Grant::TokenGuard, name.to_owned()));
+        return Ok(());
+    }
     if parts.package.starts_with("llamero:hooks-") {
         unserved.get_or_insert_with(|| name.to_owned());
         return Ok(());
@@ -234,7 +242,7 @@ mod tests {
             refused(&export, &name);
             refused(&format!("{REQUEST} {export}"), &name);
         }
-        let name = "llamero:hooks-experimental/token-guard@0.0.1";
+        let name = "llamero:hooks-experimental/token-guard@0.0.2";
         refused(&format!(r#"{REQUEST} (export "{name}" (instance $i))"#), name);
     }
 
@@ -257,6 +265,9 @@ mod tests {
         assert_eq!(found(&import("llamero:hooks/log@0.1.0")).unwrap().needs, []);
         let name = "llamero:hooks/state@0.1.4";
         assert_eq!(found(&import(name)).unwrap().needs, [(Grant::State, name.to_owned())]);
+        let name = "llamero:hooks-experimental/token-guard@0.0.1";
+        let guard = found(&format!(r#"(export "{name}" (instance $i))"#)).unwrap();
+        assert_eq!(guard.needs, [(Grant::TokenGuard, name.to_owned())]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
+use crate::bindings::experimental::token_guard;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
@@ -93,6 +94,7 @@ pub(crate) struct JobInstance {
     pub(crate) lifecycle: Option<lifecycle::Guest>,
     pub(crate) request: Option<request_hook::Guest>,
     pub(crate) prompt: Option<prompt_hook::Guest>,
+    pub(crate) guard: Option<token_guard::Guest>,
     pub(crate) stream: Option<stream_filter::Guest>,
     pub(crate) response: Option<response_hook::Guest>,
     pub(crate) observer: Option<observer::Guest>,
@@ -126,6 +128,7 @@ impl JobInstance {
             lifecycle: None,
             request: None,
             prompt: None,
+            guard: None,
             stream: None,
             response: None,
             observer: None,
@@ -177,6 +180,10 @@ impl JobInstance {
         if let Some(indices) = &exports.prompt {
             let guest = indices.load(&mut *store, instance);
             self.prompt = Some(guest.map_err(broken("prompt-hook"))?);
+        }
+        if let Some(indices) = &exports.guard {
+            let guest = indices.load(&mut *store, instance);
+            self.guard = Some(guest.map_err(broken("token-guard"))?);
         }
         if let Some(indices) = &exports.stream {
             let guest = indices.load(&mut *store, instance);

@@ -1,8 +1,7 @@
 //! One job: the caller's handle to it, and what its plugins share.
 //!
-//! The handle moves the job's state to the hooks' own runtime for each phase and
-//! waits for it to come back, so that a guest never runs on the caller's threads.
-//! What happens over there is `run` and `outgoing`.
+//! The handle lends the job's state to a phase and waits for it to come back. What
+//! happens in a phase is `run` and `outgoing`; on which threads is `slice`.
 
 use std::fmt;
 use std::future::Future;
@@ -10,8 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, oneshot};
 use tracing::{Instrument, Span};
 
 use crate::calls::{JobState, failure};
@@ -20,7 +18,9 @@ use crate::classify::CallError;
 use crate::config::OptionCheck;
 use crate::data::{Change, JobContext, Prompt, PromptOutcome, Request, RequestOutcome, Summary};
 use crate::error::{Failure, FailureKind, Phase};
-use crate::outgoing::{OutgoingPipe, pipe};
+use crate::host::Observing;
+use crate::outgoing::{OutgoingPipe, Parts, Pump, pipe};
+use crate::slice;
 
 /// The plugins of one job, from its first phase to its last. Dropping it drops
 /// their instances.
@@ -29,8 +29,8 @@ pub struct JobHooks {
     shared: Arc<JobShared>,
     /// Away while a phase runs, and gone after one that was dropped.
     state: Option<Box<JobState>>,
-    /// The outgoing pipeline, which has the state until it ends.
-    outgoing: Option<JoinHandle<Box<JobState>>>,
+    /// Gives the state back when the outgoing pipeline ends.
+    outgoing: Option<oneshot::Receiver<Box<JobState>>>,
     /// The model as it was known last.
     model: String,
     elapsed: Duration,
@@ -45,6 +45,8 @@ pub(crate) struct JobShared {
     pub(crate) current: AtomicUsize,
     cancelled: AtomicBool,
     cancel: Notify,
+    /// While it runs on the thread of its caller: until when it may.
+    slice: Mutex<Option<Instant>>,
 }
 
 impl JobShared {
@@ -56,6 +58,7 @@ impl JobShared {
             current: AtomicUsize::new(0),
             cancelled: AtomicBool::new(false),
             cancel: Notify::new(),
+            slice: Mutex::default(),
         })
     }
 
@@ -73,6 +76,15 @@ impl JobShared {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_slice(&self, end: Option<Instant>) {
+        *self.slice.lock().unwrap_or_else(PoisonError::into_inner) = end;
+    }
+
+    /// Until when it may stay on the thread of its caller, if it runs there.
+    pub(crate) fn slice_end(&self) -> Option<Instant> {
+        *self.slice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when the job is cancelled.
@@ -164,7 +176,7 @@ impl JobHooks {
     /// # Errors
     /// A plugin failed; the job must not go on.
     pub async fn open(&mut self, streams: bool) -> Result<Option<OutgoingPipe>, Failure> {
-        let phases = [Phase::Stream, Phase::Response, Phase::Observer];
+        let phases = [Phase::Token, Phase::Stream, Phase::Response, Phase::Observer];
         if !phases.iter().any(|phase| self.chain.has(*phase)) {
             // Instances of the incoming phases are not needed any more.
             let state = self.state.take();
@@ -173,23 +185,31 @@ impl JobHooks {
         }
         let opened = self.phase(Phase::Stream, |mut state| async move {
             state.keep_outgoing();
-            let stages = state.open(streams).await;
-            if stages.as_ref().is_ok_and(Vec::is_empty) {
+            let parts = state.open(streams).await;
+            if parts.as_ref().is_ok_and(Parts::is_empty) {
                 state.keep_only(|plugin| plugin.called_in(Phase::Observer));
             }
-            (state, stages)
+            (state, parts)
         });
-        let stages = opened.await??;
-        let Some(mut state) = self.state.take_if(|_| !stages.is_empty()) else {
+        let parts = opened.await??;
+        let Some(mut state) = self.state.take_if(|_| !parts.is_empty()) else {
             return Ok(None);
         };
-        let (pipe, inlet) = pipe();
-        let pump = async move {
-            state.pump(stages, inlet).await;
-            state
+        let idle = Arc::new(AtomicBool::new(false));
+        let (mut pipe, inlet) = pipe(parts.plan(), Arc::clone(&idle));
+        let (back, state_back) = oneshot::channel();
+        let work = async move {
+            state.pump(parts, inlet).await;
+            // Nobody wants it if the job has no observers.
+            let _ = back.send(state);
         };
-        let pump = pump.instrument(Span::current());
-        self.outgoing = Some(self.chain.host.runtime.handle().spawn(pump));
+        pipe.start(Pump {
+            chain: Arc::clone(&self.chain),
+            job: Arc::clone(&self.shared),
+            work: Box::pin(work.instrument(Span::current())),
+            idle,
+        });
+        self.outgoing = Some(state_back);
         Ok(Some(pipe))
     }
 
@@ -202,7 +222,9 @@ impl JobHooks {
         let (chain, shared) = (Arc::clone(&self.chain), Arc::clone(&self.shared));
         let (state, outgoing) = (self.state.take(), self.outgoing.take());
         let model = std::mem::take(&mut self.model);
+        let counted = Observing::begin(&self.chain.host);
         let observers = async move {
+            let _counted = counted;
             let state = match (state, outgoing) {
                 (Some(state), _) => Some(state),
                 (None, Some(outgoing)) => outgoing.await.ok(),
@@ -222,7 +244,8 @@ impl JobHooks {
         self.chain.host.runtime.handle().spawn(observers);
     }
 
-    /// Moves the state to the hooks' runtime, and back with the outcome.
+    /// Runs a phase, here or on the hooks' runtime as `slice` says; the state goes
+    /// with it, and comes back with the outcome.
     async fn phase<T, F, Fut>(&mut self, phase: Phase, run: F) -> Result<T, Failure>
     where
         T: Send + 'static,
@@ -240,17 +263,17 @@ impl JobHooks {
         };
         let began = Instant::now();
         let running = run(state).instrument(Span::current());
-        let mut task = AbortOnDrop(self.chain.host.runtime.handle().spawn(running));
-        let joined = (&mut task.0).await;
+        let slow = slice::takes_long(&self.chain, phase);
+        let ended = slice::run(&self.chain.host, &self.shared, slow, running).await;
         self.elapsed += began.elapsed();
-        match joined {
+        match ended {
             Ok((state, outcome)) => {
                 self.state = Some(state);
                 Ok(outcome)
             }
             // A panic is a defect of this crate. It ends this job and nothing else.
             Err(error) => {
-                let error = CallError::new(FailureKind::Host, error.to_string());
+                let error = CallError::new(FailureKind::Host, error);
                 Err(self.failure(phase, error))
             }
         }
@@ -290,7 +313,7 @@ impl JobHooks {
         if let Some(state) = state
             && state.has_instances()
         {
-            self.chain.host.runtime.handle().spawn(async move { drop(state) });
+            self.chain.host.ticker.later(Box::new(move || drop(state)));
         }
     }
 }
@@ -309,15 +332,6 @@ impl fmt::Debug for JobHooks {
             .field("job", &self.shared.context.job)
             .field("elapsed", &self.elapsed)
             .finish_non_exhaustive()
-    }
-}
-
-/// A task that ends with the future that waits for it.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

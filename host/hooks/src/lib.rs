@@ -16,6 +16,7 @@ mod bindings;
 mod breaker;
 mod calls;
 mod chain;
+mod chores;
 mod classify;
 mod clock;
 mod compile;
@@ -44,6 +45,7 @@ mod registry;
 mod run;
 mod schema;
 mod services;
+mod slice;
 mod state;
 mod stats;
 mod ticker;
@@ -55,8 +57,9 @@ pub use breaker::BreakerState;
 pub use chain::{Chain, PluginInfo};
 pub use config::{HostConfig, LimitOverrides, Limits, OptionCheck, PluginSettings};
 pub use data::{
-    Change, Completion, Content, FieldChange, FinishReason, JobContext, Message, Outgoing, Prompt,
-    PromptOutcome, Request, RequestOutcome, Summary, Usage, Verdict,
+    Candidate, Change, Completion, Content, FieldChange, FinishReason, GuardPlan, GuardVerdict,
+    JobContext, Message, Outgoing, Prompt, PromptOutcome, Request, RequestOutcome, Summary, Usage,
+    Verdict,
 };
 pub use error::{Failure, FailureKind, HostError, LoadCause, LoadError, Phase};
 pub use golden::golden_cases;

@@ -13,6 +13,7 @@ use tracing::warn;
 use wasmtime::component::{Component, InstancePre};
 
 use crate::artifact;
+use crate::bindings::experimental::token_guard;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
@@ -35,6 +36,7 @@ use crate::policy::Policy;
 use crate::ready::ReadyPool;
 use crate::schema;
 use crate::services::Services;
+use crate::slice::Slow;
 use crate::stats::Stats;
 
 /// Most bytes of the texts that a plugin gives about itself.
@@ -128,15 +130,15 @@ fn check_digest(policy: &Policy, found: &str) -> Result<(), LoadCause> {
     }
 }
 
-/// Refuses an import that must be granted and is not.
+/// Refuses an interface that must be granted and is not.
 fn check_grants(found: &Found, policy: &Policy) -> Result<(), LoadCause> {
     let denied = found.needs.iter().find(|(grant, _)| !policy.grants.contains(grant));
-    let Some((grant, import)) = denied else {
+    let Some((grant, interface)) = denied else {
         return Ok(());
     };
     let names: Vec<&str> = policy.grants.iter().chain([grant]).map(|g| g.as_str()).collect();
     let grant_line = format!("grant = {names:?}");
-    Err(LoadCause::DeniedImport { import: import.clone(), grant_line })
+    Err(LoadCause::NotGranted { interface: interface.clone(), grant_line })
 }
 
 /// Refuses phases that would never come, and a plugin that would never be called.
@@ -190,6 +192,7 @@ fn settle_settings(
         policy: settings.policy.clone(),
         stats: Stats::new(),
         breaker: if host.config.breaker { Breaker::new() } else { Breaker::off() },
+        slow: Slow::default(),
         limits,
     })
 }
@@ -239,6 +242,7 @@ fn exports(found: &Found, pre: &InstancePre<GuestState>) -> Result<Exports, Load
         lifecycle: look_up(found.lifecycle.as_ref(), || lifecycle::GuestIndices::new(pre))?,
         request: look_up(found.request.as_ref(), || request_hook::GuestIndices::new(pre))?,
         prompt: look_up(found.prompt.as_ref(), || prompt_hook::GuestIndices::new(pre))?,
+        guard: look_up(found.guard.as_ref(), || token_guard::GuestIndices::new(pre))?,
         stream: look_up(found.stream.as_ref(), || stream_filter::GuestIndices::new(pre))?,
         response: look_up(found.response.as_ref(), || response_hook::GuestIndices::new(pre))?,
         observer: look_up(found.observer.as_ref(), || observer::GuestIndices::new(pre))?,

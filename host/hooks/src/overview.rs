@@ -80,13 +80,14 @@ impl Overview {
 /// Whether an interface of this phase is exported, of whichever version.
 fn has(exports: &[String], phase: Phase) -> bool {
     let interface = match phase {
-        Phase::Request => "request-hook",
-        Phase::Prompt => "prompt-hook",
-        Phase::Stream => "stream-filter",
-        Phase::Response => "response-hook",
-        Phase::Observer => "observer",
+        Phase::Request => "hooks/request-hook",
+        Phase::Prompt => "hooks/prompt-hook",
+        Phase::Token => "hooks-experimental/token-guard",
+        Phase::Stream => "hooks/stream-filter",
+        Phase::Response => "hooks/response-hook",
+        Phase::Observer => "hooks/observer",
     };
-    let prefix = format!("llamero:hooks/{interface}@");
+    let prefix = format!("llamero:{interface}@");
     exports.iter().any(|export| export.starts_with(&prefix))
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use wasmtime::component::InstancePre;
 
+use crate::bindings::experimental::token_guard;
 use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
@@ -22,6 +23,7 @@ use crate::imports::LogBudget;
 use crate::policy::{Mode, Policy};
 use crate::ready::ReadyPool;
 use crate::services::Services;
+use crate::slice::Slow;
 use crate::stats::Stats;
 
 pub(crate) struct Plugin {
@@ -55,6 +57,7 @@ pub(crate) struct PluginShared {
     pub(crate) policy: Policy,
     pub(crate) stats: Stats,
     pub(crate) breaker: Breaker,
+    pub(crate) slow: Slow,
 }
 
 /// The interfaces of the WIT package that a component exports.
@@ -63,6 +66,7 @@ pub(crate) struct Exports {
     pub(crate) lifecycle: Option<lifecycle::GuestIndices>,
     pub(crate) request: Option<request_hook::GuestIndices>,
     pub(crate) prompt: Option<prompt_hook::GuestIndices>,
+    pub(crate) guard: Option<token_guard::GuestIndices>,
     pub(crate) stream: Option<stream_filter::GuestIndices>,
     pub(crate) response: Option<response_hook::GuestIndices>,
     pub(crate) observer: Option<observer::GuestIndices>,
@@ -73,6 +77,7 @@ impl Exports {
         match phase {
             Phase::Request => self.request.is_some(),
             Phase::Prompt => self.prompt.is_some(),
+            Phase::Token => self.guard.is_some(),
             Phase::Stream => self.stream.is_some(),
             Phase::Response => self.response.is_some(),
             Phase::Observer => self.observer.is_some(),

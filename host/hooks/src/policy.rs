@@ -31,7 +31,7 @@ pub struct Policy {
     pub fail: FailPolicies,
     /// What happens to a stream when the plugin can only judge whole outputs.
     pub streams: WholeOutput,
-    /// Imports it may use beyond those that everybody may.
+    /// Interfaces it may have beyond those that everybody may.
     pub grants: Vec<Grant>,
     /// SHA-256 that its file must have, in lower-case hexadecimal.
     pub sha256: Option<String>,
@@ -118,16 +118,19 @@ pub struct Match {
 pub enum Grant {
     /// The import `state`.
     State,
+    /// The export `token-guard`, which is experimental.
+    TokenGuard,
 }
 
 impl Grant {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::State];
+    pub const ALL: [Self; 2] = [Self::State, Self::TokenGuard];
 
-    /// Its name in the policy, which is also the name of the import.
+    /// Its name in the policy, which is also the name of the interface.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::State => "state",
+            Self::TokenGuard => "token-guard",
         }
     }
 

@@ -73,6 +73,23 @@ impl ReadyPool {
     }
 }
 
+/// As [`fill`], soon: at once if the pool is half empty.
+pub(crate) fn fill_later(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
+    let wanted = plugin.shared.limits.ready;
+    if wanted == 0 || plugin.ready.filling.load(Ordering::Acquire) {
+        return;
+    }
+    if plugin.ready.len() <= wanted / 2 {
+        return fill(host, plugin);
+    }
+    let (of_host, plugin) = (Arc::downgrade(host), Arc::downgrade(plugin));
+    host.ticker.later(Box::new(move || {
+        if let (Some(host), Some(plugin)) = (of_host.upgrade(), plugin.upgrade()) {
+            fill(&host, &plugin);
+        }
+    }));
+}
+
 /// Fills the pool of a plugin in the background, up to its limit `ready`.
 pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
     let wanted = plugin.shared.limits.ready;

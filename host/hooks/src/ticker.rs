@@ -1,5 +1,6 @@
 //! The clock that interrupts guests: one thread that advances the engine's epoch
-//! every millisecond while any call is in progress.
+//! every millisecond while any call is in progress. It also hands over the chores that
+//! came together since the last tick (`chores`).
 //!
 //! It is an OS thread and no task, because a runaway guest occupies the very
 //! runtime that a task would need. What happens at a tick is decided by the
@@ -12,6 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use wasmtime::EngineWeak;
+
+use crate::chores::{Chore, Chores};
 
 /// Length of a tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -26,7 +29,9 @@ pub(crate) struct Ticker {
 }
 
 struct Shared {
+    /// Calls in progress, and chores that wait.
     calls: AtomicUsize,
+    chores: Chores,
     parked: AtomicBool,
     stopped: AtomicBool,
     lock: Mutex<()>,
@@ -39,9 +44,10 @@ pub(crate) struct Ticking<'a> {
 }
 
 impl Ticker {
-    pub(crate) fn start(engine: EngineWeak) -> io::Result<Self> {
+    pub(crate) fn start(engine: EngineWeak, chores: Chores) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             calls: AtomicUsize::new(0),
+            chores,
             parked: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             lock: Mutex::new(()),
@@ -56,13 +62,14 @@ impl Ticker {
 
     /// Announces a call. Ticks come at least until the guard is dropped.
     pub(crate) fn enter(&self) -> Ticking<'_> {
-        self.shared.calls.fetch_add(1, Ordering::SeqCst);
-        // The thread sets `parked` before it looks at `calls`, and this looks in
-        // the opposite order, so that one of the two always sees the other.
-        if self.shared.parked.load(Ordering::SeqCst) {
-            self.shared.notify();
-        }
+        self.shared.begin();
         Ticking { shared: &self.shared }
+    }
+
+    /// Has a chore done, about a tick from now.
+    pub(crate) fn later(&self, chore: Chore) {
+        self.shared.chores.add(chore);
+        self.shared.begin();
     }
 }
 
@@ -80,6 +87,15 @@ impl Drop for Ticking<'_> {
 }
 
 impl Shared {
+    fn begin(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        // The thread sets `parked` before it looks at `calls`, and this looks in
+        // the opposite order, so that one of the two always sees the other.
+        if self.parked.load(Ordering::SeqCst) {
+            self.notify();
+        }
+    }
+
     fn notify(&self) {
         let _held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.wake.notify_one();
@@ -103,6 +119,7 @@ impl Shared {
                 Some(engine) => engine.increment_epoch(),
                 None => return,
             }
+            self.calls.fetch_sub(self.chores.hand_over(), Ordering::SeqCst);
         }
     }
 

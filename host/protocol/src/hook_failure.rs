@@ -28,6 +28,8 @@ wire_enum! {
         Request => "request",
         /// On the rendered prompt.
         Prompt => "prompt",
+        /// On the choice of a token; experimental.
+        Token => "token",
         /// On generated text, as it is generated.
         Stream => "stream",
         /// On the whole output.

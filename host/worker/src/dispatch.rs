@@ -135,8 +135,9 @@ impl Dispatcher {
             Command::Predict(incoming) => {
                 let ticket = Ticket(self.number());
                 let job = Arc::clone(&incoming.job);
+                let tenant = incoming.caller.tenant(&incoming.reply).into();
                 self.parked.insert(ticket, *incoming);
-                self.step(Event::Predict { job, ticket });
+                self.step(Event::Predict { job, ticket, tenant });
             }
             Command::Interrupt { job, reply, mark, done } => {
                 let id = InterruptId(self.number());

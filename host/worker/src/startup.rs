@@ -68,6 +68,20 @@ pub async fn load_hooks(
     loading.await.unwrap_or(Err(WorkerError::Internal("loading the hooks")))
 }
 
+/// Says so if the slots cannot all be used: a job takes the instances of all its
+/// hooks at once, and waits if there are not as many.
+pub fn warn_about_instances(settings: &Settings, plugins: usize) {
+    let wanted = plugins.saturating_mul(settings.jobs.slots as usize);
+    if wanted > settings.hooks.instances as usize {
+        tracing::warn!(
+            plugins,
+            slots = settings.jobs.slots,
+            hook_instances = settings.hooks.instances,
+            "jobs in all slots would wait for hook instances; raise hook_instances to {wanted}"
+        );
+    }
+}
+
 /// Loads the model that a request without options would get.
 pub async fn preload(settings: &Settings, models: &ModelStore) -> Result<(), ModelError> {
     let choice = model_choice(&Options::default(), &settings.options)

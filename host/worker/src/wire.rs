@@ -106,6 +106,7 @@ fn hook_phase(phase: Phase) -> HookPhase {
     match phase {
         Phase::Request => HookPhase::Request,
         Phase::Prompt => HookPhase::Prompt,
+        Phase::Token => HookPhase::Token,
         Phase::Stream => HookPhase::Stream,
         Phase::Response => HookPhase::Response,
         other => HookPhase::Other(other.as_str().to_owned()),

@@ -43,7 +43,7 @@ use crate::nats::state::HookStateError;
 use crate::publish::{Buckets, Pace};
 use crate::replies::Replies;
 use crate::settings::Settings;
-use crate::startup::{count_models, load_hooks, preload, store_config};
+use crate::startup::{count_models, load_hooks, preload, store_config, warn_about_instances};
 use crate::table::Drained;
 
 /// The queue group of all workers, Go's included.
@@ -55,6 +55,9 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the last messages may take after the last job.
 const FAREWELL_WAIT: Duration = Duration::from_secs(2);
+
+/// How long observers of the last jobs may take at shutdown, all together.
+const OBSERVER_GRACE: Duration = Duration::from_secs(5);
 
 /// What the worker is told from outside while it runs.
 #[derive(Debug, Clone, Default)]
@@ -161,6 +164,7 @@ async fn serve(
         () = stop.cancelled() => return Ok(Exit::Drained),
         loaded = load_hooks(settings.hooks.clone(), services.services()) => loaded?,
     };
+    warn_about_instances(&settings, hooks.chain().plugins().len());
     if settings.models.preload {
         let preload = preload(&settings, &models);
         tokio::select! {
@@ -184,6 +188,11 @@ async fn serve(
     let serving = Serving::start(&settings, worker, models, hooks, connection).await?;
     let exit = serving.until_stopped(settings.jobs.shutdown_grace, stop).await;
     drop(watch);
+    // An audit must not miss the last jobs. Observers have limits, and this one is
+    // for a machine that does not get round to them.
+    if tokio::time::timeout(OBSERVER_GRACE, host.observers_done()).await.is_err() {
+        tracing::warn!("not every observer was told how its last job ended");
+    }
     // The host owns a runtime, which must not be dropped on a task.
     let _ = tokio::task::spawn_blocking(move || drop(host)).await;
     exit

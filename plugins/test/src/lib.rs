@@ -108,6 +108,16 @@ macro_rules! plugin {
             }
         ");
     };
+    (guard: $plugin:ident) => {
+        $crate::plugin!($plugin, "
+            package llamero:test-guard;
+            world plugin {
+                import llamero:hooks/tokenizer@0.1.0;
+                export llamero:hooks/request-hook@0.1.0;
+                export llamero:hooks-experimental/token-guard@0.0.1;
+            }
+        ");
+    };
     (observer: $plugin:ident) => {
         $crate::plugin!($plugin, "
             package llamero:test-observer;
@@ -154,7 +164,7 @@ macro_rules! plugin {
         )]
         mod bindings {
             wit_bindgen::generate!({
-                path: "../../wit",
+                path: ["../../wit", "../../wit/experimental"],
                 inline: $world,
                 with: { "llamero:hooks/types@0.1.0": test_plugins::request::llamero::hooks::types },
                 generate_all,
@@ -203,8 +213,12 @@ impl Asked {
 
     /// Keeps the argument with which the request asks for the plugin `name`.
     pub fn remember(&self, content: &Content, name: &str) {
-        let argument = argument(content, name);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = argument;
+        self.keep(argument(content, name));
+    }
+
+    /// Keeps a text.
+    pub fn keep(&self, text: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     /// The argument; `None` if the request did not ask.

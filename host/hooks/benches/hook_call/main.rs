@@ -11,7 +11,8 @@
 //! * `per-call`: the same component, instantiated for every call without
 //!   `InstancePre` and without a pool (`per_call.rs`).
 //!
-//! The groups `plugin-*` measure the example plugins in Rust, JavaScript and Python
+//! The group `stream` measures pieces of text on their way through a filter
+//! (`stream.rs`). The groups `plugin-*` measure the example plugins in Rust, JavaScript and Python
 //! (`examples.rs`). `make bench-hooks` runs everything and writes
 //! `docs/benchmarks.md`.
 
@@ -29,10 +30,14 @@ mod calls;
 mod examples;
 mod per_call;
 mod sidecar;
+mod stream;
 
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 #[path = "../../tests/it/guest.rs"]
 mod guest;
+#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+#[path = "../../tests/it/outgoing_guest.rs"]
+mod outgoing_guest;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -215,7 +220,7 @@ fn request_hook(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, request_hook, examples::benches);
+criterion_group!(benches, request_hook, stream::benches, examples::benches);
 
 fn main() {
     if sidecar::is_service() {

@@ -4,4 +4,5 @@
 //! they convert to and from the types in `data`, so that a second line can be
 //! served beside the first.
 
+pub(crate) mod experimental;
 pub(crate) mod v0_1;

@@ -6,130 +6,55 @@
 //! ```
 //!
 //! Stages run in the reverse order of the incoming phases, like the layers of an
-//! onion. The pipeline is a task on the hooks' runtime; [`OutgoingPipe`] is the
-//! caller's end of it. One plugin's part is `stage`; what may be held, for how
-//! long and by whom, is `held`.
+//! onion. The caller's end of the pipeline, and who drives it, is `pipe`; one
+//! plugin's part is `stage`; what may be held, for how long and by whom, is `held`;
+//! the say in the tokens themselves is `guard`.
 
 mod chunker;
+mod enter;
+mod guard;
 mod held;
+mod pipe;
 mod stage;
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 
 use crate::calls::JobState;
-use crate::data::{FinishReason, Outgoing, Usage};
+use crate::data::{FinishReason, GuardPlan, GuardVerdict, Outgoing, Usage};
 use crate::error::{Failure, Phase};
+use guard::Guard;
+use pipe::Input;
+pub(crate) use pipe::{Inlet, Pump, pipe};
+pub use pipe::{OutgoingPipe, Room};
 use stage::{End, Ending, Stage};
 
-/// Pieces that may wait for a slow filter before [`Room::wait`] makes the caller
-/// wait, too.
-const AHEAD: usize = 64;
-
-/// The caller's end of one job's outgoing pipeline. Dropping it before its end
-/// cancels: filters hear of it, and nothing more is released.
-pub struct OutgoingPipe {
-    input: mpsc::UnboundedSender<Input>,
-    output: mpsc::UnboundedReceiver<Outgoing>,
-    backlog: Arc<Backlog>,
+/// The plugins that take part in the output of one job.
+pub(crate) struct Parts {
+    pub(crate) stages: Vec<Stage>,
+    pub(crate) guard: Option<Guard>,
 }
 
-#[derive(Debug, Default)]
-struct Backlog {
-    pieces: AtomicUsize,
-    room: Notify,
-}
-
-enum Input {
-    Text(String, Vec<u32>),
-    Close(Ending),
-}
-
-impl OutgoingPipe {
-    /// Gives generated text to the pipeline, with the tokens that it comes from.
-    /// Never waits; see [`Room::wait`].
-    pub fn push(&self, text: String, tokens: Vec<u32>) {
-        self.backlog.pieces.fetch_add(1, Ordering::AcqRel);
-        // Nobody listens once a plugin has ended the output.
-        let _ = self.input.send(Input::Text(text, tokens));
+impl Parts {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stages.is_empty() && self.guard.is_none()
     }
 
-    /// Says when there is room for more; see [`Room::wait`].
-    pub fn room(&self) -> Room {
-        Room { backlog: Arc::clone(&self.backlog) }
+    pub(crate) fn plan(&self) -> Option<GuardPlan> {
+        self.guard.as_ref().map(Guard::plan)
     }
-
-    /// Says that no text follows.
-    pub fn close(&self, finish: FinishReason, usage: Usage) {
-        let _ = self.input.send(Input::Close(Ending { finish, usage }));
-    }
-
-    /// What comes out next: text, and at last exactly one of the others. After
-    /// that, and if the pipeline broke, it is `Failed` again and again. Can be
-    /// dropped and called again.
-    pub async fn next(&mut self) -> Outgoing {
-        self.output.recv().await.unwrap_or_else(|| {
-            Outgoing::Failed(Failure {
-                plugin: String::new(),
-                phase: Phase::Stream,
-                kind: crate::FailureKind::Host,
-                retryable: false,
-                detail: "the outgoing pipeline is over".to_owned(),
-            })
-        })
-    }
-}
-
-/// How far the filters are behind.
-#[derive(Debug)]
-pub struct Room {
-    backlog: Arc<Backlog>,
-}
-
-impl Room {
-    /// Waits until the filters have nearly kept up, so that a slow one cannot make
-    /// the text pile up. Can be dropped and called again.
-    pub async fn wait(&self) {
-        loop {
-            let notified = self.backlog.room.notified();
-            if self.backlog.pieces.load(Ordering::Acquire) < AHEAD {
-                return;
-            }
-            notified.await;
-        }
-    }
-}
-
-impl fmt::Debug for OutgoingPipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutgoingPipe").finish_non_exhaustive()
-    }
-}
-
-/// The pipeline's end of the channels.
-pub(crate) struct Inlet {
-    input: mpsc::UnboundedReceiver<Input>,
-    output: mpsc::UnboundedSender<Outgoing>,
-    backlog: Arc<Backlog>,
-}
-
-/// A pipe and its other end.
-pub(crate) fn pipe() -> (OutgoingPipe, Inlet) {
-    let (input, given) = mpsc::unbounded_channel();
-    let (released, output) = mpsc::unbounded_channel();
-    let backlog = Arc::new(Backlog::default());
-    let inlet = Inlet { input: given, output: released, backlog: Arc::clone(&backlog) };
-    (OutgoingPipe { input, output, backlog }, inlet)
 }
 
 impl JobState {
     /// Opens the stages of all plugins that take part, in the order in which text
-    /// passes them.
-    pub(crate) async fn open(&mut self, streams: bool) -> Result<Vec<Stage>, Failure> {
+    /// passes them, and the token guard.
+    pub(crate) async fn open(&mut self, streams: bool) -> Result<Parts, Failure> {
+        let guard = match self.open_guard().await {
+            Ok(guard) => guard,
+            Err(failure) => {
+                self.end();
+                return Err(failure);
+            }
+        };
         let mut stages = Vec::new();
         for place in (0..self.chain.plugins.len()).rev() {
             match self.open_stage(place, streams).await {
@@ -147,18 +72,19 @@ impl JobState {
                 }
             }
         }
-        Ok(stages)
+        Ok(Parts { stages, guard })
     }
 
     /// Gives up the instances that have no part in what is left of the job.
     pub(crate) fn keep_outgoing(&mut self) {
-        let phases = [Phase::Stream, Phase::Response, Phase::Observer];
+        let phases = [Phase::Token, Phase::Stream, Phase::Response, Phase::Observer];
         self.keep_only(|plugin| phases.iter().any(|phase| plugin.called_in(*phase)));
     }
 
     /// Runs the pipeline until the output ends, in whichever way.
-    pub(crate) async fn pump(&mut self, mut stages: Vec<Stage>, mut inlet: Inlet) {
-        let ended = self.run(&mut stages, &mut inlet).await;
+    pub(crate) async fn pump(&mut self, parts: Parts, mut inlet: Inlet) {
+        let Parts { mut stages, mut guard } = parts;
+        let ended = self.run(&mut stages, guard.as_mut(), &mut inlet).await;
         let (last, finish) = match ended {
             // The caller went away.
             None => (None, FinishReason::Cancelled),
@@ -181,6 +107,9 @@ impl JobState {
             let _ = inlet.output.send(last);
         }
         drop(inlet);
+        if let Some(guard) = &mut guard {
+            self.end_guard(guard);
+        }
         let ending = Ending { finish, usage: Usage::default() };
         for stage in &mut stages {
             self.discard(stage, &ending).await;
@@ -193,14 +122,17 @@ impl JobState {
     async fn run(
         &mut self,
         stages: &mut [Stage],
+        mut guard: Option<&mut Guard>,
         inlet: &mut Inlet,
     ) -> Option<Result<FinishReason, End>> {
         loop {
+            inlet.set_idle(true);
             let held_until = stages.iter().filter_map(|stage| stage.hold_deadline(self)).min();
             let input = tokio::select! {
                 biased;
                 // First, so that text which keeps coming cannot hide it.
                 () = until(held_until) => {
+                    inlet.set_idle(false);
                     for stage in stages.iter_mut() {
                         if stage.hold_deadline(self) == held_until
                             && let Err(end) = self.held_too_long(stage)
@@ -212,12 +144,25 @@ impl JobState {
                 }
                 input = inlet.input.recv() => input?,
             };
+            inlet.set_idle(false);
             let (text, tokens, ending) = match input {
                 Input::Text(text, tokens) => {
-                    if inlet.backlog.pieces.fetch_sub(1, Ordering::AcqRel) == AHEAD {
-                        inlet.backlog.room.notify_waiters();
-                    }
+                    inlet.taken();
                     (text, tokens, None)
+                }
+                Input::Candidates(previous, candidates, verdict) => {
+                    let judged = match guard.as_deref_mut() {
+                        Some(guard) => self.judge(guard, previous, &candidates).await,
+                        None => Ok(GuardVerdict::Pass),
+                    };
+                    match judged {
+                        Ok(judged) => {
+                            // The job may have gone away meanwhile.
+                            let _ = verdict.send(judged);
+                        }
+                        Err(end) => return Some(Err(end)),
+                    }
+                    continue;
                 }
                 Input::Close(ending) => (String::new(), Vec::new(), Some(ending)),
             };

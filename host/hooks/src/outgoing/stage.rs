@@ -3,7 +3,7 @@
 //!
 //! A stream filter and a response hook are both stages: the one judges pieces, the
 //! other the whole. What verdicts do to held text is in `held`; in which order
-//! stages run is decided by `outgoing`.
+//! stages run is decided by `outgoing`; how plugins are called is `enter`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,28 +12,27 @@ use tracing::Instrument;
 
 use super::chunker::{Chunk, Chunker};
 use super::held::{Held, Released};
-use crate::bindings::v0_1::{ending_to_wit, response_hook, response_to_wit, stream_filter};
-use crate::calls::{JobState, checked, failure, invalid, missing, returned_error};
-use crate::classify::{CallError, Stage as CallStage};
+use crate::bindings::v0_1::{response_hook, stream_filter};
+use crate::calls::{JobState, checked, failure, invalid};
+use crate::classify::CallError;
 use crate::data::{Change, FieldChange, FinishReason, Usage, Verdict};
 use crate::error::{Failure, FailureKind, Phase};
-use crate::instance::{Allowance, guard, settle};
 use crate::policy::{Mode, WholeOutput};
 use crate::verdict::check_text;
 use crate::watch::Watch;
 
 /// A plugin that takes part in the output of one job.
 pub(crate) struct Stage {
-    place: usize,
+    pub(super) place: usize,
     phase: Phase,
-    kind: Kind,
+    pub(super) kind: Kind,
     /// Its verdicts have no effect: text goes on as it came.
     shadow: bool,
     /// Gone once it has ended, in whichever way.
-    watch: Option<Watch>,
+    pub(super) watch: Option<Watch>,
     /// Whether text still goes through the plugin.
     live: bool,
-    pushes: u32,
+    pub(super) pushes: u32,
     changed: bool,
     before_bytes: usize,
     after_bytes: usize,
@@ -41,7 +40,7 @@ pub(crate) struct Stage {
     cpu: Duration,
 }
 
-enum Kind {
+pub(super) enum Kind {
     Filter { chunker: Chunker, held: Held, hold_bytes: usize, wants_tokens: bool },
     Whole { text: String },
 }
@@ -153,27 +152,6 @@ impl JobState {
             wall: Duration::ZERO,
             cpu: Duration::ZERO,
         }))
-    }
-
-    async fn open_filter(
-        &mut self,
-        place: usize,
-        watch: &Watch,
-    ) -> Result<Option<stream_filter::Plan>, CallError> {
-        let chain = Arc::clone(&self.chain);
-        let entry = self.enter(place, watch, Allowance::Call).await?;
-        let context = self.context(&entry);
-        let shared = Arc::clone(&self.shared);
-        let instance = self.instance(place)?;
-        let Some(guest) = &instance.stream else {
-            return Err(missing(Phase::Stream));
-        };
-        let call = guest.call_open(&mut instance.store, &context);
-        let ended = guard(&chain.host, &shared, &entry.clock, entry.budget, call).await;
-        match settle(&instance.store, CallStage::Call, ended)? {
-            Ok(plan) => Ok(plan),
-            Err(error) => Err(returned_error(instance, error)),
-        }
     }
 
     /// Passes text through a stage, and gives what it lets go.
@@ -340,38 +318,6 @@ impl JobState {
         }
     }
 
-    async fn call_push(
-        &mut self,
-        stage: &Stage,
-        chunk: Chunk,
-    ) -> Result<stream_filter::Verdict, CallError> {
-        let chain = Arc::clone(&self.chain);
-        let Some(watch) = &stage.watch else {
-            return Err(missing(Phase::Stream));
-        };
-        let Kind::Filter { held, .. } = &stage.kind else {
-            return Err(missing(Phase::Stream));
-        };
-        let given = stream_filter::Chunk {
-            seq: stage.pushes,
-            text: chunk.text,
-            tokens: chunk.tokens,
-            held_bytes: u32::try_from(held.len()).unwrap_or(u32::MAX),
-        };
-        let entry = self.enter(stage.place, watch, Allowance::Push).await?;
-        let shared = Arc::clone(&self.shared);
-        let instance = self.instance(stage.place)?;
-        let Some(guest) = &instance.stream else {
-            return Err(missing(Phase::Stream));
-        };
-        let call = guest.call_push(&mut instance.store, &given);
-        let ended = guard(&chain.host, &shared, &entry.clock, entry.budget, call).await;
-        match settle(&instance.store, CallStage::Call, ended)? {
-            Ok(verdict) => Ok(verdict),
-            Err(error) => Err(returned_error(instance, error)),
-        }
-    }
-
     /// The last call of a stage, and the text that it lets go.
     async fn last(&mut self, stage: &mut Stage, ending: &Ending) -> Result<String, End> {
         let began = Instant::now();
@@ -418,56 +364,6 @@ impl JobState {
                 self.fail(stage, error, held)?;
                 Ok(text)
             }
-        }
-    }
-
-    async fn call_close(
-        &mut self,
-        stage: &Stage,
-        ending: &Ending,
-    ) -> Result<stream_filter::Tail, CallError> {
-        let chain = Arc::clone(&self.chain);
-        let (Some(watch), Kind::Filter { held, .. }) = (&stage.watch, &stage.kind) else {
-            return Err(missing(Phase::Stream));
-        };
-        let given = ending_to_wit(&ending.finish, &ending.usage, held.len());
-        let entry = self.enter(stage.place, watch, Allowance::Call).await?;
-        let shared = Arc::clone(&self.shared);
-        let instance = self.instance(stage.place)?;
-        let Some(guest) = &instance.stream else {
-            return Err(missing(Phase::Stream));
-        };
-        let call = guest.call_close(&mut instance.store, &given);
-        let ended = guard(&chain.host, &shared, &entry.clock, entry.budget, call).await;
-        match settle(&instance.store, CallStage::Call, ended)? {
-            Ok(tail) => Ok(tail),
-            Err(error) => Err(returned_error(instance, error)),
-        }
-    }
-
-    async fn call_response(
-        &mut self,
-        stage: &Stage,
-        text: &str,
-        ending: &Ending,
-    ) -> Result<response_hook::Verdict, CallError> {
-        let chain = Arc::clone(&self.chain);
-        let Some(watch) = &stage.watch else {
-            return Err(missing(Phase::Response));
-        };
-        let given = response_to_wit(text, &ending.finish, &ending.usage);
-        let entry = self.enter(stage.place, watch, Allowance::Call).await?;
-        let context = self.context(&entry);
-        let shared = Arc::clone(&self.shared);
-        let instance = self.instance(stage.place)?;
-        let Some(guest) = &instance.response else {
-            return Err(missing(Phase::Response));
-        };
-        let call = guest.call_on_response(&mut instance.store, &context, &given);
-        let ended = guard(&chain.host, &shared, &entry.clock, entry.budget, call).await;
-        match settle(&instance.store, CallStage::Call, ended)? {
-            Ok(verdict) => Ok(verdict),
-            Err(error) => Err(returned_error(instance, error)),
         }
     }
 

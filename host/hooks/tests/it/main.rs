@@ -19,6 +19,7 @@ mod outgoing_guest;
 mod outgoing_support;
 mod policy;
 mod reload;
+mod slices;
 mod state;
 mod stop;
 mod support;

@@ -56,10 +56,7 @@ fn an_import_that_is_not_granted_is_refused_with_the_line_to_add() {
     let host = host();
     let guest = Guest::doing("").import("state", "get", "(param i32 i32 i32)").module();
     let text = refusal_with(&host, &guest, PluginSettings::default());
-    assert!(
-        text.contains("imports `llamero:hooks/state@0.1.0`, which it is not granted"),
-        "{text}"
-    );
+    assert!(text.contains("wants `llamero:hooks/state@0.1.0`, which it is not granted"), "{text}");
     assert!(text.contains("`grant = [\"state\"]`"), "{text}");
     let granted = with(Policy { grants: vec![Grant::State], ..Policy::default() });
     if let Err(errors) = load(&host, &guest, granted) {

@@ -189,6 +189,12 @@ pub struct ResolvedOptions {
     pub parse_special: bool,
     /// Text between the elements of `input`.
     pub input_separator: String,
+    /// Whether equal beginnings of prompts may be shared.
+    pub cache_prompt: bool,
+    /// Whether the prompt is to be kept for later requests.
+    pub cache_pin: bool,
+    /// Only requests of the same salt share.
+    pub cache_salt: String,
     /// True when request or configuration set `repeat_penalty`.
     pub repeat_penalty_set: bool,
 }
@@ -232,6 +238,9 @@ impl Default for ResolvedOptions {
             ignore_eos: false,
             parse_special: false,
             input_separator: String::new(),
+            cache_prompt: true,
+            cache_pin: false,
+            cache_salt: String::new(),
             repeat_penalty_set: false,
         }
     }

@@ -335,4 +335,22 @@ pub static OPTIONS: &[OptionSpec] = &[
         text(|o, v| o.input_separator = v),
         "Text put between the elements of input.",
     ),
+    OptionSpec::extension(
+        "cache_prompt",
+        Bool(true),
+        Kind::Bool { set: |o, v| o.cache_prompt = v },
+        "Share the beginning of the prompt with other requests instead of computing it again.",
+    ),
+    OptionSpec::extension(
+        "cache_pin",
+        Bool(false),
+        Kind::Bool { set: |o, v| o.cache_pin = v },
+        "Keep this prompt in the prefix cache before all that is not pinned.",
+    ),
+    OptionSpec::extension(
+        "cache_salt",
+        Text(""),
+        text(|o, v| o.cache_salt = v),
+        "Share prompts only with requests of the same salt (and account).",
+    ),
 ];

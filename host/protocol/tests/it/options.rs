@@ -64,7 +64,8 @@ fn each_right_value_arrives_at_its_member() {
         "tfs_z": 0.75, "typical_p": 0.125, "mirostat": 2, "mirostat_tau": 3, "mirostat_eta": 0.5,
         "penalize_newline": false, "seed": 7, "frequency_penalty": -1, "presence_penalty": 2, "instructions": "i",
         "stop": ["a", "b"], "max_tokens": 9, "min_p": 0.0625, "repeat_last_n": -1, "json_schema": {"type": "object"},
-        "logit_bias": {"7": -1.5, "3": 100}, "ignore_eos": true, "parse_special": true, "input_separator": "\n"
+        "logit_bias": {"7": -1.5, "3": 100}, "ignore_eos": true, "parse_special": true, "input_separator": "\n",
+        "cache_prompt": false, "cache_pin": true, "cache_salt": "s"
     }));
     let expected = ResolvedOptions {
         model: Some("m.gguf".into()),
@@ -93,6 +94,9 @@ fn each_right_value_arrives_at_its_member() {
         ignore_eos: true,
         parse_special: true,
         input_separator: "\n".into(),
+        cache_prompt: false,
+        cache_pin: true,
+        cache_salt: "s".into(),
         repeat_penalty_set: true,
     };
     assert_eq!(all, expected);

@@ -92,6 +92,9 @@ fn extensions_follow_in_order() {
         ("ignore_eos", json!(false)),
         ("parse_special", json!(false)),
         ("input_separator", json!("")),
+        ("cache_prompt", json!(true)),
+        ("cache_pin", json!(false)),
+        ("cache_salt", json!("")),
     ]
     .map(|(name, value)| (name.to_owned(), value));
     assert_eq!(rest(true), expected);
@@ -106,7 +109,7 @@ fn extensions_follow_in_order() {
             groups(OptionGroup::Accepted),
             groups(OptionGroup::Extension)
         ),
-        (13, 4, 9)
+        (13, 4, 12)
     );
 }
 

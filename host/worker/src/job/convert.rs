@@ -1,8 +1,11 @@
 //! Between the types of the protocol, of the hooks and of the engine, which do
 //! not know each other.
 
-use llamero_engine::{ChatMessage, Constraint, Content, Sampling};
-use llamero_hooks::{Content as HookContent, Message as HookMessage, Request};
+use llamero_engine::{ChatMessage, Constraint, Content, GuardPlan, GuardVerdict, Sampling};
+use llamero_hooks::{
+    Content as HookContent, GuardPlan as HookPlan, GuardVerdict as HookVerdict,
+    Message as HookMessage, Request,
+};
 use llamero_protocol::{
     ErrorBody, FinishReason, Message, OptionDefaults, Options, PredictRequest, ResolvedOptions,
     known_option,
@@ -135,6 +138,30 @@ pub fn finish_to_hooks(reason: Option<&FinishReason>) -> llamero_hooks::FinishRe
         Some(FinishReason::Length) => llamero_hooks::FinishReason::Length,
         // Workers that send no reasons have ended all the same.
         _ => llamero_hooks::FinishReason::Stop,
+    }
+}
+
+/// What keeps the prompts of one account from being shared with those of another,
+/// who could tell from the time to the first token that somebody has sent them.
+pub fn cache_salt(account: Option<&str>, salt: &str) -> String {
+    // Unambiguous, because only the salt can have a line break.
+    format!("{}\n{}", account.unwrap_or_default().replace('\n', " "), salt)
+}
+
+/// What a token guard wants to be asked.
+pub fn guard_plan(plan: HookPlan) -> GuardPlan {
+    GuardPlan { top_k: plan.top_k, every: plan.every }
+}
+
+/// What a token guard decided.
+pub fn guard_verdict(verdict: HookVerdict) -> GuardVerdict {
+    match verdict {
+        HookVerdict::Pass => GuardVerdict::Pass,
+        HookVerdict::Ban(tokens) => GuardVerdict::Ban(tokens),
+        HookVerdict::Only(tokens) => GuardVerdict::Only(tokens),
+        HookVerdict::Bias(biases) => GuardVerdict::Bias(biases),
+        HookVerdict::Force(tokens) => GuardVerdict::Force(tokens),
+        HookVerdict::End => GuardVerdict::End,
     }
 }
 

@@ -67,6 +67,17 @@ pub struct Caller {
     pub headers: Vec<(String, String)>,
 }
 
+impl Caller {
+    /// Whom the model's time is shared between: accounts, and where those are not
+    /// known connections, which give their inboxes a name of their own.
+    pub fn tenant(&self, reply: &str) -> String {
+        match &self.account {
+            Some(account) => account.clone(),
+            None => reply.split('.').take(2).collect::<Vec<_>>().join("."),
+        }
+    }
+}
+
 /// What all jobs share.
 pub struct Shared {
     /// The worker's id.

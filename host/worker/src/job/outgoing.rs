@@ -5,8 +5,8 @@
 //! pipeline, and the output is what came out of it: held or rejected text is in no
 //! fragment and not in the final message either.
 
-use llamero_engine::{Event, Finished, Generation, GenerationError};
-use llamero_hooks::{FinishReason as HookFinish, Outgoing, OutgoingPipe};
+use llamero_engine::{Event, Finished, Generation, GenerationError, GuardVerdict};
+use llamero_hooks::{Candidate, FinishReason as HookFinish, Outgoing, OutgoingPipe};
 use llamero_protocol::{ErrorBody, FinishReason};
 
 use super::account::Account;
@@ -49,6 +49,8 @@ async fn straight(
                 answer.text(&piece);
                 text.push_str(&piece);
             }
+            // Only jobs with a pipeline have a token guard.
+            Generated::Candidates(..) => decide(generation, GuardVerdict::Pass),
             Generated::End(finished, finish_reason) => {
                 return Ok(Output { text, finish_reason, finished: Some(finished) });
             }
@@ -80,6 +82,13 @@ async fn filtered(
             {
                 match event(generated, account)? {
                     Generated::Text(piece, tokens) => pipe.push(piece, tokens),
+                    Generated::Candidates(previous, candidates) => {
+                        // Without a verdict the output has ended, and the pipeline
+                        // says how.
+                        if let Some(verdict) = pipe.judge(previous, candidates).await {
+                            decide(generation, convert::guard_verdict(verdict));
+                        }
+                    }
                     Generated::End(finished, reason) => {
                         pipe.close(convert::finish_to_hooks(Some(&reason)), account.usage);
                         ended = Some((finished, reason));
@@ -148,8 +157,17 @@ fn end(
     }
 }
 
+/// Answers the engine, which waits with this job only.
+fn decide(generation: &Generation, verdict: GuardVerdict) {
+    if let Err(error) = generation.decide(verdict) {
+        // It has asked, so that this is a defect; the job's next event tells more.
+        tracing::error!(%error, "a verdict on a token was not taken");
+    }
+}
+
 enum Generated {
     Text(String, Vec<u32>),
+    Candidates(Option<u32>, Vec<Candidate>),
     End(Finished, FinishReason),
 }
 
@@ -161,6 +179,10 @@ fn event(event: Option<Event>, account: &mut Account) -> Result<Generated, Error
             let n = u32::try_from(piece.tokens.len()).unwrap_or(u32::MAX);
             account.usage.completion_tokens = account.usage.completion_tokens.saturating_add(n);
             Ok(Generated::Text(piece.text, piece.tokens))
+        }
+        Some(Event::Candidates { previous, candidates }) => {
+            let candidate = |(token, logprob)| Candidate { token, logprob };
+            Ok(Generated::Candidates(previous, candidates.into_iter().map(candidate).collect()))
         }
         Some(Event::Finished(finished)) => {
             let reason = convert::finish_reason(finished.reason)?;

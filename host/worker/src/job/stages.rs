@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use llamero_engine::{Constraint, Job, PromptLimits};
-use llamero_hooks::{JobContext, OptionCheck, PromptOutcome, RequestOutcome};
+use llamero_hooks::{JobContext, OptionCheck, OutgoingPipe, PromptOutcome, RequestOutcome};
 use llamero_protocol::{
     ErrorBody, FinishReason, Options, PredictResponse, ResolvedOptions, Timings, Usage,
     check_hook_options, check_model_name, grammar_set_by_hook, model_choice, resolve,
@@ -24,7 +24,7 @@ pub async fn run(
     answer: &mut Answer<'_>,
     account: &mut Account,
 ) -> Result<PredictResponse, ErrorBody> {
-    let Incoming { job, arrived, predict, caller, .. } = incoming;
+    let Incoming { job, arrived, predict, caller, reply } = incoming;
     let client = predict.options.known();
     let stream = predict.stream.clone();
 
@@ -32,6 +32,7 @@ pub async fn run(
     tracing::Span::current().record("model", lease.name());
     account.queued = arrived.elapsed();
 
+    let tenant = caller.tenant(&reply);
     let hooks = shared
         .hooks
         .chain()
@@ -39,7 +40,7 @@ pub async fn run(
             job: job.to_string(),
             subject: shared.subject.clone(),
             worker: shared.worker.clone(),
-            account: caller.account,
+            account: caller.account.clone(),
             traceparent: caller.traceparent,
             headers: caller.headers,
         })
@@ -111,6 +112,12 @@ pub async fn run(
         stop: options.stop.clone(),
         sampling: convert::sampling(&options),
         constraint,
+        guard: pipe.as_ref().and_then(OutgoingPipe::guard_plan).map(convert::guard_plan),
+        cache_salt: convert::cache_salt(caller.account.as_deref(), &options.cache_salt),
+        cache: options.cache_prompt,
+        cache_pin: options.cache_pin,
+        tenant,
+        ..Job::default()
     };
     // Before the acknowledgement, so that a job the engine does not take is not
     // acknowledged. Its first events wait in their channel meanwhile.

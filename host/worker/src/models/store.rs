@@ -293,6 +293,15 @@ impl Inner {
             // A step must have room for a token of each job.
             n_batch: settings.n_batch.max(self.config.slots),
             gpu_layers: settings.gpu_layers,
+            kv_cells: settings.kv.cells,
+            kv_reserve: settings.kv.reserve,
+            stall_target_ms: settings.kv.stall_target_ms,
+            fair_preempt_ms: settings.kv.fair_preempt_ms,
+            prefix_cache: settings.kv.prefix_cache,
+            cache_leaves: settings.kv.cache_leaves,
+            cache_cells: settings.kv.cache_cells,
+            cache_pin_cells: settings.kv.cache_pin_cells,
+            cache_block: settings.kv.cache_block,
             use_mmap: settings.use_mmap,
             use_mlock: settings.use_mlock,
             ..ModelConfig::default()

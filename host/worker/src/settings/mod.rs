@@ -78,10 +78,36 @@ pub struct ModelSettings {
     pub gpu_layers: u32,
     /// Most tokens in one step.
     pub n_batch: u32,
+    /// How jobs share the KV cache and the time of the model.
+    pub kv: KvSettings,
     /// Whether model files are mapped.
     pub use_mmap: bool,
     /// Whether model memory is locked.
     pub use_mlock: bool,
+}
+
+/// How jobs share a model; what each means and may be is said at
+/// [`llamero_engine::ModelConfig`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvSettings {
+    /// Tokens in the KV cache; 0: the context of each slot.
+    pub cells: u32,
+    /// Tokens kept free when a job begins.
+    pub reserve: u32,
+    /// Milliseconds that prompts may hold up running jobs at a time.
+    pub stall_target_ms: u32,
+    /// Milliseconds after which a tenant without a running job takes a slot.
+    pub fair_preempt_ms: u32,
+    /// Whether equal beginnings of prompts are computed once.
+    pub prefix_cache: bool,
+    /// Kept prompts.
+    pub cache_leaves: u32,
+    /// Tokens of kept prompts; 0: a quarter of the KV cache.
+    pub cache_cells: u32,
+    /// Tokens of pinned prompts.
+    pub cache_pin_cells: u32,
+    /// Tokens in a block.
+    pub cache_block: u32,
 }
 
 /// How many jobs run and wait.

@@ -14,8 +14,8 @@ use super::nats::{self, NatsAuth, NatsSettings, Urls};
 use super::source::{Flags, Origin, Problem, Problems, Source};
 use super::spec::{self, Kind};
 use super::{
-    AnswerSettings, Effective, HookSettings, HookState, JobSettings, LogFormat, LogSettings,
-    ModelSettings, PluginTables, Settings, plugins,
+    AnswerSettings, Effective, HookSettings, HookState, JobSettings, KvSettings, LogFormat,
+    LogSettings, ModelSettings, PluginTables, Settings, plugins,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -256,6 +256,17 @@ impl Reader<'_> {
             threads: self.u32("threads"),
             gpu_layers: self.u32("gpu_layers"),
             n_batch: self.u32("n_batch"),
+            kv: KvSettings {
+                cells: self.u32("kv_cells"),
+                reserve: self.u32("kv_reserve"),
+                stall_target_ms: self.u32("stall_target_ms"),
+                fair_preempt_ms: self.u32("fair_preempt_ms"),
+                prefix_cache: self.bool("prefix_cache"),
+                cache_leaves: self.u32("cache_leaves"),
+                cache_cells: self.u32("cache_cells"),
+                cache_pin_cells: self.u32("cache_pin_cells"),
+                cache_block: self.u32("cache_block"),
+            },
             use_mmap: self.bool("use_mmap"),
             use_mlock: self.bool("use_mlock"),
         }

@@ -33,6 +33,11 @@
 //!                          └──── no job left ───────┴──▶ Drained
 //! ```
 //!
+//! Slots and places are shared between tenants: a free slot goes to the tenant with
+//! the fewest running jobs, and among equals to the job that has waited longest. When
+//! all places are taken, a tenant with clearly fewer waiting jobs than another one
+//! takes the place of that one's last job.
+//!
 //! The happy way: `Predict` starts a job or lets it wait, `Generated` frees its
 //! slot as soon as nothing is computed for it any more, `Ended` says that its
 //! last message has left. `Ended` alone, without `Generated`, is as good.
@@ -56,7 +61,8 @@ use std::time::Duration;
 
 use recent::Recent;
 pub use types::{
-    Action, Drained, Event, Found, InterruptId, JobName, Limits, Mark, Refusal, Ticket, Time,
+    Action, Drained, Event, Found, InterruptId, JobName, Limits, Mark, Refusal, Tenant, Ticket,
+    Time,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +75,7 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     job: JobName,
+    tenant: Tenant,
     state: State,
 }
 
@@ -144,7 +151,9 @@ impl JobTable {
         self.ended.expire(now);
         self.marks.expire(now);
         match event {
-            Event::Predict { job, ticket } => self.predict(now, job, ticket, &mut actions),
+            Event::Predict { job, ticket, tenant } => {
+                self.predict(now, job, ticket, tenant, &mut actions);
+            }
             Event::Interrupt { job, id, mark } => {
                 self.interrupt(now, job, id, mark, &mut actions);
             }
@@ -159,21 +168,75 @@ impl JobTable {
         actions
     }
 
-    fn predict(&mut self, now: Time, job: JobName, ticket: Ticket, actions: &mut Vec<Action>) {
+    fn predict(
+        &mut self,
+        now: Time,
+        job: JobName,
+        ticket: Ticket,
+        tenant: Tenant,
+        actions: &mut Vec<Action>,
+    ) {
         if self.phase != Phase::Serving {
             actions.push(Action::Refuse(ticket, Refusal::ShuttingDown));
         } else if self.marks.contains(&job) {
             actions.push(Action::Refuse(ticket, Refusal::Interrupted));
             self.ended.insert(now, job);
-        } else if self.running < self.limits.slots || self.waiting.len() < self.limits.queue {
+        } else if self.running < self.limits.slots
+            || self.waiting.len() < self.limits.queue
+            || self.make_room_for(&tenant, actions)
+        {
             // A job for a free slot passes through the queue as well: it is
             // empty then, and `fill_slots` takes the job out at once.
             let state = State::Waiting;
-            self.entries.insert(ticket, Entry { job, state });
+            self.entries.insert(ticket, Entry { job, tenant, state });
             self.waiting.push_back(ticket);
         } else {
             actions.push(Action::Refuse(ticket, Refusal::Busy));
         }
+    }
+
+    /// Sends away the last waiting job of the tenant that has most, if `tenant` has
+    /// clearly fewer.
+    fn make_room_for(&mut self, tenant: &Tenant, actions: &mut Vec<Action>) -> bool {
+        let mut waiting: BTreeMap<&Tenant, (usize, Ticket)> = BTreeMap::new();
+        for ticket in &self.waiting {
+            if let Some(entry) = self.entries.get(ticket) {
+                let (n, last) = waiting.entry(&entry.tenant).or_insert((0, *ticket));
+                *n += 1;
+                *last = *ticket;
+            }
+        }
+        let own = waiting.get(tenant).map_or(0, |(n, _)| *n);
+        let Some((most, last)) = waiting.into_values().max() else {
+            return false;
+        };
+        // One more is not clearly more: the two would send each other's jobs away in
+        // turns.
+        if most <= own + 1 {
+            return false;
+        }
+        self.waiting.retain(|ticket| *ticket != last);
+        if let Some(entry) = self.entries.get_mut(&last) {
+            entry.state = State::Closing;
+        }
+        actions.push(Action::Refuse(last, Refusal::Busy));
+        true
+    }
+
+    /// The waiting job that gets the next free slot, by its place in the queue.
+    fn next_waiting(&self) -> Option<usize> {
+        let mut running: BTreeMap<&Tenant, usize> = BTreeMap::new();
+        for entry in self.entries.values() {
+            if matches!(entry.state, State::Running { .. }) {
+                *running.entry(&entry.tenant).or_default() += 1;
+            }
+        }
+        let of_tenant = |ticket| {
+            let entry = self.entries.get(ticket)?;
+            Some(running.get(&entry.tenant).copied().unwrap_or(0))
+        };
+        // The first of equals.
+        self.waiting.iter().enumerate().min_by_key(|(_, ticket)| of_tenant(ticket)).map(|(n, _)| n)
     }
 
     fn interrupt(
@@ -298,7 +361,7 @@ impl JobTable {
 
     fn fill_slots(&mut self, actions: &mut Vec<Action>) {
         while self.running < self.limits.slots
-            && let Some(ticket) = self.waiting.pop_front()
+            && let Some(ticket) = self.next_waiting().and_then(|n| self.waiting.remove(n))
         {
             if let Some(entry) = self.entries.get_mut(&ticket) {
                 entry.state = State::Running { cancelled: false };

@@ -12,7 +12,7 @@ use super::*;
 /// What the test does next. Numbers are picked out of what exists.
 #[derive(Debug, Clone)]
 enum Op {
-    Predict(u8),
+    Predict(u8, u8),
     Interrupt(u8, bool),
     Generated(usize),
     Ended(usize),
@@ -22,7 +22,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        8 => (0u8..5).prop_map(Op::Predict),
+        8 => ((0u8..5), (0u8..3)).prop_map(|(job, tenant)| Op::Predict(job, tenant)),
         3 => ((0u8..5), any::<bool>()).prop_map(|(job, mark)| Op::Interrupt(job, mark)),
         3 => any::<usize>().prop_map(Op::Generated),
         6 => any::<usize>().prop_map(Op::Ended),
@@ -43,6 +43,7 @@ enum ModelState {
 #[derive(Debug)]
 struct ModelJob {
     name: String,
+    tenant: u8,
     state: ModelState,
     ended_at: Option<Time>,
 }
@@ -68,6 +69,34 @@ impl Model {
 
     fn running(&self) -> usize {
         self.count(&[ModelState::Running, ModelState::Cancelled])
+    }
+
+    fn of_tenant(&self, tenant: u8, states: &[ModelState]) -> usize {
+        let jobs = self.jobs.values();
+        jobs.filter(|job| job.tenant == tenant && states.contains(&job.state)).count()
+    }
+
+    /// Who starts next: nobody who waits has fewer running jobs, and nobody with as
+    /// few has waited longer.
+    fn next_to_start(&self) -> Option<u64> {
+        let active = [ModelState::Running, ModelState::Cancelled];
+        let load = |ticket: &u64| self.of_tenant(self.jobs[ticket].tenant, &active);
+        let least = self.fifo.iter().map(load).min()?;
+        self.fifo.iter().copied().find(|ticket| load(ticket) == least)
+    }
+
+    /// Who loses a place to `tenant` when there is none left.
+    fn next_to_go(&self, tenant: u8) -> Option<u64> {
+        let waiting = |tenant| self.of_tenant(tenant, &[ModelState::Waiting]);
+        let last_of = |tenant| {
+            let own = |ticket: &&u64| self.jobs[*ticket].tenant == tenant;
+            self.fifo.iter().filter(own).next_back().copied()
+        };
+        let most = (0..3).map(waiting).max()?;
+        if most < waiting(tenant) + 2 {
+            return None;
+        }
+        (0..3).filter(|tenant| waiting(*tenant) == most).filter_map(last_of).max()
     }
 
     fn pick(&self, states: &[ModelState], index: usize) -> Option<u64> {
@@ -110,7 +139,7 @@ impl Run {
 
     fn apply(&mut self, op: Op) -> Result<(), TestCaseError> {
         match op {
-            Op::Predict(job) => self.predict(format!("job{job}")),
+            Op::Predict(job, tenant) => self.predict(format!("job{job}"), tenant),
             Op::Interrupt(job, mark) => self.interrupt(format!("job{job}"), mark),
             Op::Generated(index) => {
                 let running = [ModelState::Running, ModelState::Cancelled];
@@ -162,20 +191,30 @@ impl Run {
         }
     }
 
-    fn predict(&mut self, name: String) -> Result<(), TestCaseError> {
+    fn predict(&mut self, name: String, tenant: u8) -> Result<(), TestCaseError> {
         self.next += 1;
         let ticket = self.next;
+        let mut evicted = Vec::new();
         let expected = if self.model.drain_deadline.is_some() {
             Some(Refusal::ShuttingDown)
         } else if self.model.is_marked(&name) {
             Some(Refusal::Interrupted)
         } else if self.model.running() < self.slots || self.model.fifo.len() < self.queue {
             None
+        } else if let Some(gone) = self.model.next_to_go(tenant) {
+            evicted.push(gone);
+            None
         } else {
             Some(Refusal::Busy)
         };
-        let actions =
-            self.step(Event::Predict { job: name.as_str().into(), ticket: Ticket(ticket) });
+        let actions = self.step(Event::Predict {
+            job: name.as_str().into(),
+            ticket: Ticket(ticket),
+            tenant: format!("tenant{tenant}").into(),
+        });
+        let mut busy = refused(&actions, Refusal::Busy);
+        busy.retain(|refused| *refused != ticket);
+        prop_assert_eq!(busy, evicted);
         let got = actions.iter().find_map(|action| match action {
             Action::Refuse(Ticket(refused), refusal) if *refused == ticket => Some(*refusal),
             _ => None,
@@ -189,7 +228,7 @@ impl Run {
             Some(Refusal::Interrupted) => (ModelState::Gone, Some(self.model.now)),
             Some(_) => (ModelState::Gone, None),
         };
-        let job = ModelJob { name, state, ended_at };
+        let job = ModelJob { name, tenant, state, ended_at };
         self.model.jobs.insert(ticket, job);
         let own_refusal =
             |action: &Action| matches!(action, Action::Refuse(Ticket(t), _) if *t == ticket);
@@ -247,10 +286,9 @@ impl Run {
             seen.push(*action);
             match *action {
                 Action::Start(Ticket(ticket)) => {
-                    // First in, first out; nothing starts while draining.
-                    prop_assert_eq!(self.model.fifo.first(), Some(&ticket));
+                    prop_assert_eq!(self.model.next_to_start(), Some(ticket));
                     prop_assert!(self.model.drain_deadline.is_none());
-                    self.model.fifo.remove(0);
+                    self.model.fifo.retain(|waiting| *waiting != ticket);
                     self.set(ticket, ModelState::Running);
                 }
                 Action::Refuse(Ticket(ticket), _) => {
@@ -365,7 +403,7 @@ proptest! {
         for (index, name) in names.iter().enumerate() {
             let index = index as u64;
             let job: JobName = name.to_string().into();
-            table.step(Duration::from_millis(index), Event::Predict { job: job.clone(), ticket: Ticket(index) });
+            table.step(Duration::from_millis(index), Event::Predict { job: job.clone(), ticket: Ticket(index), tenant: "t".into() });
             table.step(Duration::from_millis(index), Event::Interrupt { job, id: InterruptId(index), mark: Mark::Leave });
             if index.is_multiple_of(3) {
                 table.step(Duration::from_millis(index), Event::Ended(Ticket(index)));

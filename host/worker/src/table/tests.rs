@@ -11,7 +11,11 @@ fn table(slots: usize, queue: usize) -> JobTable {
 }
 
 fn predict(job: &str, ticket: u64) -> Event {
-    Event::Predict { job: job.into(), ticket: Ticket(ticket) }
+    predict_of("tenant", job, ticket)
+}
+
+fn predict_of(tenant: &str, job: &str, ticket: u64) -> Event {
+    Event::Predict { job: job.into(), ticket: Ticket(ticket), tenant: tenant.into() }
 }
 
 fn interrupt(job: &str, id: u64) -> Event {
@@ -56,6 +60,27 @@ fn jobs_run_in_order_and_the_queue_is_bounded() {
             (1, predict("e", 5), &[]),
             (2, Event::Ended(Ticket(2)), &[start(3)]),
             (3, Event::Ended(Ticket(3)), &[start(5)]),
+        ],
+    );
+}
+
+#[test]
+fn a_tenant_with_many_jobs_keeps_nobody_out() {
+    check(
+        &mut table(2, 3),
+        &[
+            (0, predict_of("many", "a", 1), &[start(1)]),
+            (0, predict_of("many", "b", 2), &[start(2)]),
+            (0, predict_of("many", "c", 3), &[]),
+            (0, predict_of("many", "d", 4), &[]),
+            (0, predict_of("many", "e", 5), &[]),
+            (0, predict_of("many", "f", 6), &[refuse(6, Refusal::Busy)]),
+            // It takes the last of their places, and the next slot.
+            (1, predict_of("one", "g", 7), &[refuse(5, Refusal::Busy)]),
+            (1, predict_of("one", "h", 8), &[refuse(8, Refusal::Busy)]),
+            (2, Event::Ended(Ticket(5)), &[]),
+            (3, Event::Ended(Ticket(1)), &[start(7)]),
+            (4, Event::Ended(Ticket(7)), &[start(3)]),
         ],
     );
 }

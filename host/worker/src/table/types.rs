@@ -9,6 +9,10 @@ pub type Time = Duration;
 /// A client's name of a job. Several jobs may share one.
 pub type JobName = Arc<str>;
 
+/// An account, or a connection where accounts are not known. Slots and places are
+/// shared evenly between tenants.
+pub type Tenant = Arc<str>;
+
 /// The worker's own number of one predict; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -74,6 +78,8 @@ pub enum Event {
         job: JobName,
         /// The worker's number of it.
         ticket: Ticket,
+        /// Whose it is.
+        tenant: Tenant,
     },
     /// An interrupt arrived.
     Interrupt {

@@ -1,0 +1,17 @@
+# Included by CMake into the build of llama.cpp (CMAKE_PROJECT_INCLUDE).
+#
+# llama.cpp's `common` library and its HTTP client cannot be left out: the crate
+# llama-cpp-2 always asks for them. Nothing of them is called, so they are compiled
+# without optimisation, which takes minutes off a first build.
+function(llamero_spare_the_unused)
+  foreach(target llama-common cpp-httplib)
+    if(TARGET ${target})
+      target_compile_options(${target} PRIVATE -O0)
+    endif()
+  endforeach()
+endfunction()
+
+if(PROJECT_NAME STREQUAL "llama.cpp" AND NOT MSVC AND NOT CMAKE_VERSION VERSION_LESS 3.19)
+  # Once all targets are there.
+  cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL llamero_spare_the_unused)
+endif()

@@ -1,0 +1,173 @@
+//! Where a phase of a job runs: its first moments on the thread of the caller, and
+//! whatever takes longer on the hooks' own runtime.
+//!
+//! Most calls take a few microseconds, and waking another thread for one takes
+//! longer than the call. So a phase is begun where the job is. It moves to the
+//! hooks' runtime when it waits for anything, when an instance has to be made for
+//! it, and at the first tick of the ticker that finds it in a guest. The caller's
+//! runtime is protected from guests in three ways: a slice is at most about a tick
+//! long, there is one at a time in the whole host, and a plugin that has used a
+//! slice up gets none for its next [`CALLS_ELSEWHERE`] calls.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use crate::error::Phase;
+use crate::host::Shared;
+use crate::job::JobShared;
+use crate::ticker::TICK;
+
+/// Calls of a plugin that begin on the hooks' runtime after one that used up its
+/// slice: a plugin that always computes for long holds the caller's thread for at
+/// most a tick in so many calls.
+const CALLS_ELSEWHERE: u32 = 64;
+
+/// Whether a plugin version is known to take long.
+#[derive(Debug, Default)]
+pub(crate) struct Slow(AtomicU32);
+
+impl Slow {
+    /// A call used up its slice.
+    pub(crate) fn mark(&self) {
+        self.0.store(CALLS_ELSEWHERE, Ordering::Relaxed);
+    }
+
+    /// Whether the next call begins elsewhere; asking counts as a call.
+    fn is_marked(&self) -> bool {
+        let one_less = |n: u32| n.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+}
+
+/// The one slice that the host has to give.
+#[derive(Debug, Default)]
+pub(crate) struct Slices {
+    taken: AtomicBool,
+}
+
+/// A slice that is in use.
+struct Slice<'a> {
+    slices: &'a Slices,
+    job: &'a JobShared,
+}
+
+impl Slices {
+    fn take<'a>(&'a self, job: &'a JobShared) -> Option<Slice<'a>> {
+        if self.taken.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        job.set_slice(Some(Instant::now() + TICK));
+        Some(Slice { slices: self, job })
+    }
+}
+
+impl Drop for Slice<'_> {
+    fn drop(&mut self) {
+        self.job.set_slice(None);
+        self.slices.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Work on a job's plugins that can be polled on any thread.
+pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How a slice ended.
+pub(crate) enum Polled<T> {
+    Ready(T),
+    Pending,
+    /// Another job has the slice.
+    Taken,
+    Panicked(String),
+}
+
+/// Polls `work` for `job` on this thread, if there is a slice for it.
+pub(crate) fn poll_here<T>(
+    host: &Shared,
+    job: &JobShared,
+    work: &mut Work<T>,
+    cx: &mut Context<'_>,
+) -> Polled<T> {
+    let Some(_slice) = host.slices.take(job) else {
+        return Polled::Taken;
+    };
+    // Timers that the work starts must belong to the runtime that it may move to.
+    let _context = host.runtime.handle().enter();
+    match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(Poll::Ready(done)) => Polled::Ready(done),
+        Ok(Poll::Pending) => Polled::Pending,
+        Err(panic) => Polled::Panicked(panic_text(panic.as_ref())),
+    }
+}
+
+/// Runs `work`, a phase of `job`, here and elsewhere as the head of this module
+/// says. Dropping the future stops the work.
+///
+/// # Errors
+/// The text of a panic, which is a defect of this crate.
+pub(crate) async fn run<T: Send + 'static>(
+    host: &Shared,
+    job: &JobShared,
+    slow: bool,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, String> {
+    let mut work: Work<T> = Box::pin(work);
+    if !slow {
+        match poll_fn(|cx| Poll::Ready(poll_here(host, job, &mut work, cx))).await {
+            Polled::Ready(done) => return Ok(done),
+            Polled::Pending | Polled::Taken => {}
+            Polled::Panicked(text) => return Err(text),
+        }
+    }
+    let mut task = AbortOnDrop(host.runtime.handle().spawn(work));
+    (&mut task.0).await.map_err(|error| error.to_string())
+}
+
+/// Whether one of the plugins of `phase` is known to take long; asking counts as a
+/// call.
+pub(crate) fn takes_long(chain: &crate::chain::ChainInner, phase: Phase) -> bool {
+    let mut long = false;
+    for plugin in chain.plugins.iter().filter(|plugin| plugin.called_in(phase)) {
+        long |= plugin.shared.slow.is_marked();
+    }
+    long
+}
+
+/// Leaves the caller's thread, if this is it: what follows takes long.
+pub(crate) async fn leave(job: &JobShared) {
+    let mut left = job.slice_end().is_none();
+    poll_fn(|cx| {
+        if left {
+            return Poll::Ready(());
+        }
+        left = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// As [`leave`], if the slice is used up.
+pub(crate) async fn leave_if_over(job: &JobShared) {
+    if job.slice_end().is_some_and(|end| Instant::now() > end) {
+        leave(job).await;
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a text"))
+}
+
+/// A task that ends with the future that waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
