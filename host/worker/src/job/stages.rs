@@ -111,6 +111,7 @@ pub async fn run(
         stop: options.stop.clone(),
         sampling: convert::sampling(&options),
         constraint,
+        ..Job::default()
     };
     // Before the acknowledgement, so that a job the engine does not take is not
     // acknowledged. Its first events wait in their channel meanwhile.
