@@ -359,6 +359,7 @@ impl Bench {
             }
             if reader.asked.is_some() {
                 reader.answer(GuardVerdict::Pass);
+                read = true;
             }
         }
         read

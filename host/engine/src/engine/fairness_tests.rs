@@ -137,15 +137,17 @@ fn a_job_that_does_not_fit_waits_and_is_not_overtaken() {
     setup.n_cells = 100;
     let mut bench = Bench::with(&setup);
     let lasting = Spec { n_ctx: 100, ..Spec::lasting(&unlike(1, 40), 20) };
-    bench.submit(lasting.uncached());
+    let first = bench.submit(lasting.uncached());
     bench.steps(2);
-    let large = bench.submit(Spec::new(&unlike(2, 70), 5).uncached());
-    let small = bench.submit(Spec::new(&unlike(3, 4), 5).uncached());
-    bench.steps(3);
-    assert_eq!((bench.stats().running, bench.stats().queued), (1, 2));
+    bench.submit(Spec::new(&unlike(2, 70), 5).uncached());
+    // Small enough for what is left, but later.
+    bench.submit(Spec::new(&unlike(3, 4), 5).uncached());
+    bench.steps(1);
+    while !bench.readers[first].is_done() {
+        assert_eq!((bench.stats().running, bench.stats().queued), (1, 2));
+        bench.steps(1);
+    }
     bench.settle();
-    let begun = |n: usize| bench.readers[n].finished().queue_time;
-    assert!(begun(large) <= begun(small));
     assert_eq!(bench.stats().preemptions, 0, "admission has counted right");
 }
 

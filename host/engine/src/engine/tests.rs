@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::bench::{BLOCK, Bench, CAPACITY, Setup, Spec};
 use super::cache::CacheLimits;
@@ -12,6 +14,7 @@ use super::fake::POISON;
 use super::outlet::Place;
 use super::scheduler::Stepped;
 use super::sequence::Caching;
+use crate::config::EngineStats;
 use crate::error::GenerationError;
 use crate::ffi::Decoded;
 use crate::job::{Event, GuardPlan, GuardVerdict};
@@ -112,6 +115,58 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Does all of it, runs to the end, and checks every job and what is left.
+fn play(setup: &Setup, ops: Vec<Op>) -> EngineStats {
+    let mut bench = Bench::with(setup);
+    for op in ops {
+        match op {
+            Op::Submit(spec) => {
+                bench.submit(spec);
+            }
+            Op::Step(n) => {
+                for _ in 0..n {
+                    bench.step();
+                }
+            }
+            Op::Read(n) => {
+                if let Some(reader) = bench.readers.get_mut(n) {
+                    reader.read();
+                    if reader.asked.is_some() {
+                        reader.answer(GuardVerdict::Pass);
+                    }
+                }
+            }
+            Op::Cancel(n) => bench.cancel(n),
+            // A step of one job that fails for no reason of its own would fail
+            // that job; an aborted one never does.
+            Op::Fail(Decoded::Aborted) => {
+                bench.engine.kv_mut().backend().script.push_back(Decoded::Aborted);
+            }
+            Op::Fail(result) => {
+                bench.engine.kv_mut().backend().shared_script.push_back(result);
+            }
+        }
+    }
+    bench.settle();
+    bench.stats()
+}
+
+/// The property below is worth something only if its jobs share and make way.
+#[test]
+fn the_jobs_of_the_property_share_and_are_preempted() {
+    let mut runner = TestRunner::deterministic();
+    let ops = prop::collection::vec(op(), 1..60);
+    let (mut hits, mut preemptions) = (0, 0);
+    for _ in 0..200 {
+        let setup = setup().new_tree(&mut runner).unwrap().current();
+        let stats = play(&setup, ops.new_tree(&mut runner).unwrap().current());
+        hits += u32::from(stats.cache_hits > 0);
+        preemptions += u32::from(stats.preemptions > 0);
+    }
+    assert!(hits > 40, "only {hits} of 200 share");
+    assert!(preemptions > 40, "only {preemptions} of 200 preempt");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -122,29 +177,7 @@ proptest! {
         setup in setup(),
         ops in prop::collection::vec(op(), 1..60),
     ) {
-        let mut bench = Bench::with(&setup);
-        for op in ops {
-            match op {
-                Op::Submit(spec) => { bench.submit(spec); }
-                Op::Step(n) => for _ in 0..n { bench.step(); },
-                Op::Read(n) => if let Some(reader) = bench.readers.get_mut(n) {
-                    reader.read();
-                    if reader.asked.is_some() {
-                        reader.answer(GuardVerdict::Pass);
-                    }
-                },
-                Op::Cancel(n) => bench.cancel(n),
-                // A step of one job that fails for no reason of its own would
-                // fail that job; an aborted one never does.
-                Op::Fail(Decoded::Aborted) => {
-                    bench.engine.kv_mut().backend().script.push_back(Decoded::Aborted);
-                }
-                Op::Fail(result) => {
-                    bench.engine.kv_mut().backend().shared_script.push_back(result);
-                }
-            }
-        }
-        bench.settle();
+        play(&setup, ops);
     }
 
     /// A job cancelled at any step gets no token after it.
