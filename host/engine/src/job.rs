@@ -39,7 +39,8 @@ pub struct Job {
     /// salt like others.
     pub cache_salt: String,
     /// Keep this prompt (without the output) in the cache before all that is not
-    /// pinned, within [`crate::ModelConfig::cache_pin_cells`]. Default false.
+    /// pinned, within [`crate::ModelConfig::cache_pin_cells`]. Without effect if
+    /// [`Self::cache`] is false. Default false.
     pub cache_pin: bool,
     /// Ask before tokens are chosen. Experimental.
     pub guard: Option<GuardPlan>,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::bench::{Bench, Setup, Spec};
+use super::bench::{Bench, Setup};
+use super::specs::Spec;
 use super::tenants::QUANTUM;
 use crate::error::GenerationError;
 

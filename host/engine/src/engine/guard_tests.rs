@@ -1,9 +1,10 @@
 //! Token guards: questions, answers, and answers that cannot be followed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 
-use super::bench::{Bench, Spec};
+use super::bench::Bench;
 use super::fake::{EOG, N_VOCAB, next_token, piece};
 use super::scheduler::Stepped;
+use super::specs::Spec;
 use crate::error::GenerationError;
 use crate::job::{Event, FinishReason, GuardVerdict};
 

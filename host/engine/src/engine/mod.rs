@@ -59,6 +59,8 @@ mod guard_tests;
 #[cfg(test)]
 mod sharing_tests;
 #[cfg(test)]
+mod specs;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod thread_tests;

@@ -23,6 +23,8 @@ pub(crate) enum Stage {
     Running = 1,
     /// Cancelled before it began; its reader already knows.
     Withdrawn = 2,
+    /// Its end was sent; cancelling it must not cost the others a step.
+    Ended = 3,
 }
 
 /// What reader and engine tell each other without a message.
@@ -53,6 +55,8 @@ impl Signal {
         self.cancelled.store(true, Ordering::SeqCst);
         if self.change(Stage::Waiting, Stage::Withdrawn) {
             self.withdrawn.notify_one();
+        } else if self.stage.load(Ordering::SeqCst) != Stage::Running as u8 {
+            // It has ended.
         } else if self.prefilling.load(Ordering::SeqCst) {
             // The engine computes the other jobs of the step again.
             self.alarm.ring();
@@ -218,6 +222,7 @@ impl Outlet {
         };
         // Whoever reads the end may submit the next job at once.
         self.place = None;
+        self.signal.change(Stage::Running, Stage::Ended);
         if !self.pending.text.is_empty() {
             text.send(Event::Text(std::mem::take(&mut self.pending)));
         }

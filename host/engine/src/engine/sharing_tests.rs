@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::bench::{BLOCK, Bench, Setup, Spec};
+use super::bench::{BLOCK, Bench, Setup};
+use super::specs::Spec;
 use crate::job::FinishReason;
 
 /// A prefix of `n` tokens; different seeds begin differently.

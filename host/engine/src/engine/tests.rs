@@ -8,12 +8,13 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use super::bench::{BLOCK, Bench, CAPACITY, Setup, Spec};
+use super::bench::{BLOCK, Bench, Setup};
 use super::cache::CacheLimits;
 use super::fake::POISON;
 use super::outlet::Place;
 use super::scheduler::Stepped;
 use super::sequence::Caching;
+use super::specs::{CAPACITY, Spec};
 use crate::config::EngineStats;
 use crate::error::GenerationError;
 use crate::ffi::Decoded;
@@ -295,4 +296,21 @@ fn places_are_limited() {
     assert!(Place::take(&count, 2).is_none());
     drop(first);
     assert!(Place::take(&count, 2).is_some());
+}
+
+#[test]
+fn cancelling_a_job_that_has_ended_ends_no_step() {
+    let mut bench = Bench::new(64, 2);
+    bench.submit(Spec::new(&[1, 2, 3], 2));
+    bench.submit(Spec::lasting(&[], 30));
+    while !bench.readers[0].is_done() {
+        bench.steps(1);
+    }
+    bench.alarm.begin(Duration::from_secs(3600));
+    bench.readers[0].signal.cancel();
+    assert!(!bench.alarm.is_ringing());
+    // One that runs does, although it has no prompt in the step.
+    bench.cancel(1);
+    assert!(bench.alarm.is_ringing());
+    bench.settle();
 }

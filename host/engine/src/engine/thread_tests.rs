@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 
 use super::alarm::Alarm;
-use super::bench::{Setup, Spec, submission};
+use super::bench::Setup;
 use super::fake::BOMB;
 use super::outlet::Signal;
+use super::specs::{Spec, submission};
 use super::stats::SharedStats;
 use super::thread::{EngineHandle, run};
 use crate::error::GenerationError;
