@@ -47,6 +47,19 @@ pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
     if config.queue > 1 << 20 {
         return wrong("queue", config.queue.to_string(), "0 to 1048576".to_string());
     }
+    if config.kv_cells != 0 && config.kv_cells < 32 {
+        return wrong("kv_cells", config.kv_cells.to_string(), "0 or 32 and more".to_string());
+    }
+    if config.stall_target_ms == 0 || config.stall_target_ms > 60_000 {
+        return wrong(
+            "stall_target_ms",
+            config.stall_target_ms.to_string(),
+            "1 to 60000".to_string(),
+        );
+    }
+    if config.cache_block == 0 || config.cache_block > 1024 {
+        return wrong("cache_block", config.cache_block.to_string(), "1 to 1024".to_string());
+    }
     if config.poll > 100 {
         return wrong("poll", config.poll.to_string(), "0 to 100".to_string());
     }
@@ -172,5 +185,10 @@ mod tests {
         assert_eq!(wrong(|c| c.event_capacity = 0), "event_capacity");
         assert_eq!(wrong(|c| c.queue = usize::MAX), "queue");
         assert_eq!(wrong(|c| c.poll = 101), "poll");
+        assert_eq!(wrong(|c| c.kv_cells = 31), "kv_cells");
+        assert_eq!(wrong(|c| c.stall_target_ms = 0), "stall_target_ms");
+        assert_eq!(wrong(|c| c.stall_target_ms = 60_001), "stall_target_ms");
+        assert_eq!(wrong(|c| c.cache_block = 0), "cache_block");
+        assert_eq!(wrong(|c| c.cache_block = 1025), "cache_block");
     }
 }

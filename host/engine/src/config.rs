@@ -21,11 +21,47 @@ pub struct ModelConfig {
     /// Context limit of one job, in tokens (prompt and output together).
     /// 0 takes the length the model was trained with. Default 4096.
     ///
-    /// The KV cache is made for `n_ctx * slots` tokens at once, so that no
-    /// running job can take another one's room.
+    /// Never more than [`Self::kv_cells`]: a job that is alone always fits.
     pub n_ctx: u32,
     /// Jobs that compute at the same time, 1 to [`MAX_SLOTS`]. Default 4.
     pub slots: u32,
+    /// Tokens that the KV cache has room for, all jobs and cached prefixes
+    /// together. 0 makes it `n_ctx * slots`, so that no running job can take
+    /// another one's room. With less, jobs enter while they fit, and when room
+    /// runs out the youngest one makes way and is computed again later. Default 0.
+    pub kv_cells: u32,
+    /// Cells that must be free beyond its prompt for a job to enter, or what it
+    /// can generate at most if that is less. More means fewer jobs at a time and
+    /// fewer preemptions. Default 64.
+    pub kv_reserve: u32,
+    /// The longest that prompts may hold up those who generate, in milliseconds,
+    /// 1 to 60000: a step gets as much of a prompt as fits into this by what
+    /// steps have taken so far, and at least 32 tokens. Default 200.
+    pub stall_target_ms: u32,
+    /// After how many milliseconds a waiting tenant that has no running job may
+    /// take a slot from the one that has most: that one's youngest job waits and
+    /// goes on later. 0 never does. Default 500.
+    pub fair_preempt_ms: u32,
+    /// Whether equal beginnings of prompts are computed once. Without effect,
+    /// with a line in the log, for models whose memory cannot share. Default true.
+    pub prefix_cache: bool,
+    /// Prefixes that are kept after their jobs have ended; each costs 8 bytes for
+    /// each token of the vocabulary. `slots` and this together are at most
+    /// [`MAX_SLOTS`]; the excess is dropped. Default 16.
+    pub cache_leaves: u32,
+    /// Cells that kept prefixes may hold together, what they share counted once.
+    /// They give way to running jobs, but attention passes over them in every
+    /// step, at a few nanoseconds for each. 0 takes a quarter of the KV cache.
+    /// Default 0.
+    pub cache_cells: u32,
+    /// Cells that pinned prefixes may hold together; beyond, the one that was
+    /// used least recently is an ordinary one again. Jobs enter as if these
+    /// cells did not exist, unless nobody else runs. Default 2048.
+    pub cache_pin_cells: u32,
+    /// Prefixes are shared in whole blocks of so many tokens, 1 to 1024. The
+    /// larger, the harder it is to guess the prompt of another job of the same
+    /// salt piece by piece. Default 16.
+    pub cache_block: u32,
     /// Jobs that may wait inside the engine for a slot; one more is refused
     /// with [`crate::SubmitError::Busy`]. Default 64.
     pub queue: usize,
@@ -62,6 +98,15 @@ impl Default for ModelConfig {
             path: PathBuf::new(),
             n_ctx: 4096,
             slots: 4,
+            kv_cells: 0,
+            kv_reserve: 64,
+            stall_target_ms: 200,
+            fair_preempt_ms: 500,
+            prefix_cache: true,
+            cache_leaves: 16,
+            cache_cells: 0,
+            cache_pin_cells: 2048,
+            cache_block: 16,
             queue: 64,
             threads: 0,
             poll: 50,
@@ -146,6 +191,10 @@ pub struct ModelInfo {
     pub description: String,
     /// Whether chat messages can be rendered.
     pub has_chat_template: bool,
+    /// Tokens that the KV cache has room for.
+    pub kv_cells: u32,
+    /// Whether equal beginnings of prompts are computed once.
+    pub prefix_cache: bool,
 }
 
 /// What an engine is doing now, and has done since it was loaded.
@@ -157,10 +206,21 @@ pub struct EngineStats {
     pub queued: u32,
     /// Running jobs whose reader does not keep up.
     pub paused: u32,
-    /// KV cache cells in use, in tokens.
+    /// KV cache cells that running jobs hold; what several share counts once.
     pub kv_used: u64,
     /// KV cache cells there are, in tokens.
     pub kv_total: u64,
+    /// KV cache cells that kept prefixes hold, those of running jobs included
+    /// where they share.
+    pub cache_cells: u64,
+    /// Jobs so far that took a part of their prompt from the cache, or from
+    /// another running job.
+    pub cache_hits: u64,
+    /// Tokens so far that were taken instead of being computed, those of jobs
+    /// that come back after a preemption included.
+    pub cache_tokens: u64,
+    /// Times that a job had to make way for others.
+    pub preemptions: u64,
     /// Prompt tokens computed so far.
     pub prompt_tokens: u64,
     /// Tokens generated so far.

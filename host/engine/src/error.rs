@@ -173,6 +173,16 @@ pub enum SubmitError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The token guard's plan is out of range.
+    #[error("guard.{field} is {value}, but must be {expected}")]
+    Guard {
+        /// The field of [`crate::GuardPlan`].
+        field: &'static str,
+        /// What it holds.
+        value: u32,
+        /// What it may hold.
+        expected: &'static str,
+    },
     /// The stop strings are too long.
     #[error("stop strings of {bytes} bytes exceed the limit of {limit}")]
     StopTooLong {
@@ -210,7 +220,22 @@ pub enum GenerationError {
     /// No token can be chosen: a logit is not a number, or all are masked.
     #[error("sampling: {0}")]
     Sampling(String),
+    /// The job's deadline passed before it began.
+    #[error("deadline passed before the job began")]
+    Expired,
+    /// The answer of the job's token guard cannot be followed.
+    #[error("token guard: {0}")]
+    Guard(String),
     /// The engine ended before the job did.
     #[error("engine stopped")]
     Stopped,
+}
+
+/// An answer to a token guard's question was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecideError {
+    /// There is no question that has not been answered.
+    #[error("the job has not asked")]
+    NotAsked,
 }

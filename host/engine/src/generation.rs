@@ -1,5 +1,6 @@
 //! The submitter's end of a running job.
 
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,8 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::engine::outlet::Signal;
 use crate::engine::thread::EngineHandle;
-use crate::error::GenerationError;
-use crate::job::{Event, FinishReason, Finished};
+use crate::error::{DecideError, GenerationError};
+use crate::job::{Event, FinishReason, Finished, GuardVerdict};
 
 /// A job that was accepted. Dropping it cancels the job.
 #[derive(Debug)]
@@ -18,6 +19,10 @@ pub struct Generation {
     engine: Arc<EngineHandle>,
     prompt_tokens: u32,
     submitted: Instant,
+    /// The way to the job's guard; room for the one answer that can be due.
+    verdicts: Option<SyncSender<GuardVerdict>>,
+    /// Whether a question was read that has not been answered.
+    asked: bool,
     ended: bool,
 }
 
@@ -28,8 +33,18 @@ impl Generation {
         engine: Arc<EngineHandle>,
         prompt_tokens: u32,
         submitted: Instant,
+        verdicts: Option<SyncSender<GuardVerdict>>,
     ) -> Self {
-        Self { events, signal, engine, prompt_tokens, submitted, ended: false }
+        Self {
+            events,
+            signal,
+            engine,
+            prompt_tokens,
+            submitted,
+            verdicts,
+            asked: false,
+            ended: false,
+        }
     }
 
     /// The next event, or `None` after the last one.
@@ -52,7 +67,8 @@ impl Generation {
             },
         };
         match &event {
-            Event::Text(_) => {
+            Event::Text(_) | Event::Candidates { .. } => {
+                self.asked |= matches!(event, Event::Candidates { .. });
                 if self.signal.take_paused() {
                     self.engine.wake();
                 }
@@ -60,6 +76,22 @@ impl Generation {
             Event::Finished(_) | Event::Failed(_) => self.ended = true,
         }
         Some(event)
+    }
+
+    /// Answers [`Event::Candidates`]; the job goes on. An answer that cannot be
+    /// followed fails the job with [`GenerationError::Guard`].
+    ///
+    /// # Errors
+    /// [`DecideError::NotAsked`]: there is no question, or it was answered.
+    pub fn decide(&mut self, verdict: GuardVerdict) -> Result<(), DecideError> {
+        let verdicts =
+            self.verdicts.as_ref().filter(|_| self.asked).ok_or(DecideError::NotAsked)?;
+        self.asked = false;
+        // There is room, for only one answer can be due; and a job that has
+        // ended meanwhile needs none.
+        let _ = verdicts.try_send(verdict);
+        self.engine.wake();
+        Ok(())
     }
 
     /// Stops the job before its next token; it then ends with

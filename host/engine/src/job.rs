@@ -3,13 +3,13 @@
 //! The other end of the channel, the sequence that computes, lives in
 //! [`crate::engine`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::constraint::CompiledConstraint;
 use crate::error::GenerationError;
 
 /// One prompt to continue.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Job {
     /// A name for logs only; never shown to anyone else.
     pub label: String,
@@ -25,6 +25,83 @@ pub struct Job {
     pub sampling: Sampling,
     /// What the output must match.
     pub constraint: Option<CompiledConstraint>,
+    /// Whom the job is computed for: slots and computing time are shared fairly
+    /// between tenants. Jobs of nobody (empty, the default) are one tenant, too.
+    pub tenant: String,
+    /// A job that has not begun by then fails with
+    /// [`GenerationError::Expired`], before anything is computed for it.
+    pub deadline: Option<Instant>,
+    /// Whether the job may take the beginning of its prompt from the prefix
+    /// cache, and leave its own there. Default true.
+    pub cache: bool,
+    /// Only jobs of the same salt share anything: what one of them computed can
+    /// be told by another from how fast it begins. Default empty, which is a
+    /// salt like others.
+    pub cache_salt: String,
+    /// Keep this prompt (without the output) in the cache before all that is not
+    /// pinned, within [`crate::ModelConfig::cache_pin_cells`]. Without effect if
+    /// [`Self::cache`] is false. Default false.
+    pub cache_pin: bool,
+    /// Ask before tokens are chosen. Experimental.
+    pub guard: Option<GuardPlan>,
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self {
+            label: String::new(),
+            prompt: Vec::new(),
+            n_ctx: 0,
+            max_tokens: 0,
+            stop: Vec::new(),
+            sampling: Sampling::default(),
+            constraint: None,
+            tenant: String::new(),
+            deadline: None,
+            cache: true,
+            cache_salt: String::new(),
+            cache_pin: false,
+            guard: None,
+        }
+    }
+}
+
+/// When a job asks its submitter about the next token, and what it shows.
+///
+/// The job sends [`Event::Candidates`] and sits out until
+/// [`crate::Generation::decide`] answers; other jobs go on. How long an answer
+/// may take is the submitter's business: a job that waits keeps its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuardPlan {
+    /// How many candidates are shown, 1 to [`GuardPlan::MAX_TOP_K`].
+    pub top_k: u32,
+    /// Ask at every n-th token of the output, from the n-th on; at least 1.
+    pub every: u32,
+}
+
+impl GuardPlan {
+    /// The most candidates that can be shown.
+    pub const MAX_TOP_K: u32 = 64;
+}
+
+/// What becomes of a token that a guard was asked about. Token ids that are not
+/// in the vocabulary fail the job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GuardVerdict {
+    /// Choose as if nobody had been asked.
+    Pass,
+    /// Do not choose these. If that leaves none of the candidates that were
+    /// shown, the job fails: what comes after them was never looked at.
+    Ban(Vec<u32>),
+    /// Choose one of these; the job fails if its constraint allows none.
+    Only(Vec<u32>),
+    /// Add to the logits of these tokens; minus infinity bans.
+    Bias(Vec<(u32, f32)>),
+    /// Append these tokens, at least one, without choosing. The job fails if its
+    /// constraint refuses one.
+    Force(Vec<u32>),
+    /// End the output here, with [`FinishReason::Stop`].
+    End,
 }
 
 /// How the next token is chosen from the logits.
@@ -98,6 +175,14 @@ impl Default for Sampling {
 pub enum Event {
     /// A piece of output.
     Text(Piece),
+    /// A job with a [`GuardPlan`] asks what it may choose, and waits.
+    Candidates {
+        /// The last token of the output, if there is one yet.
+        previous: Option<u32>,
+        /// The likeliest tokens that penalties and constraint leave, best first,
+        /// with the natural logarithms of their probabilities at temperature 1.
+        candidates: Vec<(u32, f32)>,
+    },
     /// The end of the job; nothing follows.
     Finished(Finished),
     /// The failure of the job; nothing follows.
@@ -134,13 +219,14 @@ pub struct Finished {
     pub reason: FinishReason,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Those of them that came from a cache instead of being computed.
+    /// Those of them that came from a cache instead of being computed. A job that
+    /// was preempted counts what it never had to compute at all.
     pub cached_tokens: u32,
     /// Tokens sampled, without an end-of-generation token.
     pub completion_tokens: u32,
-    /// From submission to the first step.
+    /// From submission to the first time it had a slot.
     pub queue_time: Duration,
-    /// From the first step to the first sampled token.
+    /// From then to the first sampled token, waiting for another job's prefix included.
     pub prompt_time: Duration,
     /// From the first sampled token to the end.
     pub predict_time: Duration,

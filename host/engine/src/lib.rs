@@ -55,9 +55,11 @@ pub use config::{
     ConstraintLimits, EngineStats, FlashAttention, MAX_SLOTS, ModelConfig, ModelInfo,
 };
 pub use constraint::{CompiledConstraint, Constraint};
-pub use error::{ConstraintError, GenerationError, LoadError, PromptError, SubmitError};
+pub use error::{
+    ConstraintError, DecideError, GenerationError, LoadError, PromptError, SubmitError,
+};
 pub use generation::{Canceller, Generation};
-pub use job::{Event, FinishReason, Finished, Job, Piece, Sampling};
+pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};
 pub use model::{Model, exit_process, system_info};
 pub use prompt::{ChatMessage, Content, Prompt, PromptLimits};
 pub use tokenizer::Tokenizer;

@@ -7,15 +7,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
 use crate::check::{check_config, check_file};
-use crate::config::{ModelConfig, ModelInfo};
+use crate::config::{MAX_SLOTS, ModelConfig, ModelInfo};
+use crate::engine::alarm::Alarm;
 use crate::engine::backend::LlamaBackend;
-use crate::engine::scheduler::{Engine, SharedStats};
+use crate::engine::cache::CacheLimits;
+use crate::engine::scheduler::{Engine, Policy};
+use crate::engine::stats::SharedStats;
 use crate::engine::thread::{self, EngineHandle, Inbox};
 use crate::error::LoadError;
 use crate::ffi::{self, Context, ContextConfig, log::Capture};
@@ -96,7 +99,13 @@ fn load(
         0 => weights.n_ctx_train(),
         n_ctx => n_ctx,
     };
-    let context = create_context(&config, &weights, n_ctx)?;
+    // A job that could not have the whole cache even alone would have to fail.
+    let n_ctx = match config.kv_cells {
+        0 => n_ctx,
+        n_cells => n_ctx.min(n_cells),
+    };
+    let shares = shares_prefixes(&config, &weights);
+    let context = create_context(&config, &weights, n_ctx, shares)?;
     let template =
         weights.chat_template(None).ok().and_then(|template| template.to_string().ok()).map(
             |source| {
@@ -120,28 +129,67 @@ fn load(
         n_params: weights.n_params(),
         description: ffi::describe(&weights),
         has_chat_template: template.is_some(),
+        kv_cells: context.n_cells(),
+        prefix_cache: shares,
     };
     tracing::info!(
         model = info.name,
         description = info.description,
         n_ctx,
         slots = info.slots,
+        kv_cells = info.kv_cells,
+        prefix_cache = info.prefix_cache,
         elapsed = ?started.elapsed(),
         "model loaded"
     );
 
     let stats = Arc::new(SharedStats::default());
-    let abort = context.abort_flag();
+    let alarm = Arc::new(Alarm::new(context.abort_flag()));
+    let policy = policy(&config, context.n_cells(), shares);
+    let slots = config.slots as usize;
     let engine = Engine::new(
-        LlamaBackend::new(context, Arc::clone(&vocabulary)),
+        LlamaBackend::new(context, Arc::clone(&vocabulary), slots, shares),
         vocabulary.eog().to_vec(),
-        Arc::clone(&abort),
+        policy,
+        Arc::clone(&alarm),
         Arc::clone(&stats),
     );
     let max_jobs = (config.slots as usize).saturating_add(config.queue);
-    let (handle, inbox) = EngineHandle::new(max_jobs, abort, stats);
+    let (handle, inbox) = EngineHandle::new(max_jobs, alarm, stats);
     let loaded = Loaded { config, info, template, vocabulary, engine: handle };
     Ok((loaded, engine, inbox))
+}
+
+/// Whether equal beginnings are to be computed once, and can be.
+fn shares_prefixes(config: &ModelConfig, weights: &LlamaModel) -> bool {
+    if !config.prefix_cache {
+        return false;
+    }
+    match ffi::unshareable(weights) {
+        None => true,
+        Some(reason) => {
+            tracing::info!(model = config.name, reason, "prefix cache is off for this model");
+            false
+        }
+    }
+}
+
+fn policy(config: &ModelConfig, n_cells: u32, shares: bool) -> Policy {
+    let milliseconds = |n: u32| Duration::from_millis(u64::from(n));
+    let cells = match config.cache_cells {
+        0 => n_cells / 4,
+        n => n.min(n_cells),
+    };
+    Policy {
+        stall_target: milliseconds(config.stall_target_ms),
+        reserve: config.kv_reserve as usize,
+        fair_preempt: (config.fair_preempt_ms > 0).then(|| milliseconds(config.fair_preempt_ms)),
+        cache: shares.then_some(CacheLimits {
+            block: config.cache_block as usize,
+            cells: cells as usize,
+            pinned_cells: config.cache_pin_cells as usize,
+        }),
+    }
 }
 
 fn load_weights(
@@ -178,10 +226,14 @@ fn create_context(
     config: &ModelConfig,
     weights: &Arc<LlamaModel>,
     n_ctx: u32,
+    shares: bool,
 ) -> Result<Context, LoadError> {
     let too_large = |reason: String| LoadError::Context { n_ctx, slots: config.slots, reason };
-    let n_cells = n_ctx
-        .checked_mul(config.slots)
+    let n_cells = match config.kv_cells {
+        0 => n_ctx.checked_mul(config.slots),
+        n_cells => Some(n_cells),
+    };
+    let n_cells = n_cells
         .filter(|cells| i32::try_from(*cells).is_ok())
         .ok_or_else(|| too_large("more cells than llama.cpp can count".to_string()))?;
     if config.gpu_layers == 0 {
@@ -199,12 +251,15 @@ fn create_context(
         0 => u32::try_from(cores).unwrap_or(1),
         n => n,
     };
+    let n_leaves = if shares { config.cache_leaves.min(MAX_SLOTS - config.slots) } else { 0 };
     Context::new(
         weights,
         &ContextConfig {
             n_cells,
             n_batch: config.n_batch,
-            n_seq: config.slots,
+            // Every sequence may have an output, those of leaves never do; but
+            // llama.cpp reserves rows for all of them.
+            n_seq: config.slots + n_leaves,
             n_threads,
             poll: config.poll,
             flash_attention: config.flash_attention,

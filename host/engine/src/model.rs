@@ -1,5 +1,6 @@
 //! The handle of a loaded model.
 
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -8,12 +9,12 @@ use llama_cpp_2::sampling::LlamaSampler;
 use crate::config::{EngineStats, ModelConfig, ModelInfo};
 use crate::constraint::{CompiledConstraint, Compiler, Constraint};
 use crate::engine::outlet::Outlet;
-use crate::engine::sequence::Submission;
+use crate::engine::sequence::{Caching, Guard, Submission};
 use crate::engine::thread::EngineHandle;
 use crate::error::{ConstraintError, LoadError, PromptError, SubmitError};
 use crate::ffi;
 use crate::generation::Generation;
-use crate::job::Job;
+use crate::job::{GuardPlan, Job};
 use crate::load;
 use crate::prompt::completion::{self, Completion};
 use crate::prompt::template::ChatTemplate;
@@ -151,6 +152,13 @@ impl Model {
         let submitted = Instant::now();
         let prompt_tokens = u32::try_from(job.prompt.len()).unwrap_or(u32::MAX);
         let constraint = job.constraint.as_ref().map(CompiledConstraint::start);
+        let (guard, verdicts) = job
+            .guard
+            .map(|plan| {
+                let (sender, verdicts) = sync_channel(1);
+                (Guard { plan, verdicts }, sender)
+            })
+            .unzip();
         inner.engine.submit(Submission {
             label: job.label,
             prompt: job.prompt,
@@ -160,8 +168,13 @@ impl Model {
             filter: TextFilter::new(&job.stop),
             outlet,
             submitted,
+            tenant: Arc::from(job.tenant),
+            deadline: job.deadline,
+            caching: job.cache.then_some(Caching { salt: job.cache_salt, pin: job.cache_pin }),
+            guard,
         })?;
-        Ok(Generation::new(events, signal, Arc::clone(&inner.engine), prompt_tokens, submitted))
+        let engine = Arc::clone(&inner.engine);
+        Ok(Generation::new(events, signal, engine, prompt_tokens, submitted, verdicts))
     }
 
     /// What the engine is doing.
@@ -186,6 +199,9 @@ impl Model {
             return Err(SubmitError::InvalidToken { token, n_vocab });
         }
         check(&job.sampling, &inner.tokens)?;
+        if let Some(plan) = job.guard {
+            check_guard(plan)?;
+        }
         let stop_bytes: usize = job.stop.iter().map(String::len).sum();
         if stop_bytes > inner.config.max_stop_bytes {
             return Err(SubmitError::StopTooLong {
@@ -209,6 +225,17 @@ impl Model {
             n_ctx => Ok(n_ctx),
         }
     }
+}
+
+fn check_guard(plan: GuardPlan) -> Result<(), SubmitError> {
+    let wrong = |field, value, expected| Err(SubmitError::Guard { field, value, expected });
+    if plan.top_k == 0 || plan.top_k > GuardPlan::MAX_TOP_K {
+        return wrong("top_k", plan.top_k, "1 to 64");
+    }
+    if plan.every == 0 {
+        return wrong("every", plan.every, "1 or more");
+    }
+    Ok(())
 }
 
 /// Ends the process at once, with this exit code.

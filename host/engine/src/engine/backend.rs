@@ -1,6 +1,7 @@
 //! What computes a step.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::ffi::{Batch, Context, Decoded};
 use crate::vocabulary::Vocabulary;
@@ -21,7 +22,10 @@ pub(crate) struct Chunk<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BackendLimits {
     pub(crate) n_batch: usize,
+    /// Sequences that compute: 0 to `n_slots`.
     pub(crate) n_slots: usize,
+    /// Sequences that only keep cells: those that follow.
+    pub(crate) n_leaves: usize,
     pub(crate) n_cells: usize,
 }
 
@@ -41,8 +45,18 @@ pub(crate) trait Backend {
     /// a part of a sequence.
     fn forget(&mut self, slot: usize, from: usize) -> bool;
 
+    /// Whether sequences can share cells and drop a part of them.
+    fn can_share(&self) -> bool;
+
+    /// The sequence `to`, which holds nothing, shares the first `n` positions of
+    /// `from` without computing them; false if that is impossible.
+    fn copy_prefix(&mut self, from: usize, to: usize, n: usize) -> bool;
+
     /// Forgets everything.
     fn clear(&mut self);
+
+    /// How long the last step took.
+    fn last_step(&self) -> Duration;
 
     /// The bytes of a token.
     fn piece(&self, token: u32) -> Vec<u8>;
@@ -56,11 +70,29 @@ pub(crate) struct LlamaBackend {
     /// Where each chunk's output is in the batch.
     outputs: Vec<Option<usize>>,
     vocabulary: Arc<Vocabulary>,
+    n_slots: usize,
+    shares: bool,
+    last_step: Duration,
 }
 
 impl LlamaBackend {
-    pub(crate) fn new(context: Context, vocabulary: Arc<Vocabulary>) -> Self {
-        Self { batch: Batch::new(context.limits()), outputs: Vec::new(), context, vocabulary }
+    /// The first `n_slots` of the context's sequences compute, the rest are for
+    /// leaves. `shares`: whether the model's memory can share cells.
+    pub(crate) fn new(
+        context: Context,
+        vocabulary: Arc<Vocabulary>,
+        n_slots: usize,
+        shares: bool,
+    ) -> Self {
+        Self {
+            batch: Batch::new(context.limits()),
+            outputs: Vec::new(),
+            context,
+            vocabulary,
+            n_slots,
+            shares,
+            last_step: Duration::ZERO,
+        }
     }
 
     fn fill(&mut self, chunks: &[Chunk<'_>]) -> Result<(), crate::ffi::batch::BatchError> {
@@ -87,7 +119,8 @@ impl Backend for LlamaBackend {
         let limits = self.context.limits();
         BackendLimits {
             n_batch: limits.n_batch,
-            n_slots: limits.n_seq,
+            n_slots: self.n_slots.min(limits.n_seq),
+            n_leaves: limits.n_seq.saturating_sub(self.n_slots),
             n_cells: self.context.n_cells() as usize,
         }
     }
@@ -97,7 +130,10 @@ impl Backend for LlamaBackend {
             tracing::error!(%error, "step was planned beyond the context's limits");
             return Decoded::Invalid;
         }
-        self.context.decode(&mut self.batch)
+        let started = Instant::now();
+        let decoded = self.context.decode(&mut self.batch);
+        self.last_step = started.elapsed();
+        decoded
     }
 
     fn logits(&mut self, chunk: usize) -> Option<&mut [f32]> {
@@ -109,8 +145,20 @@ impl Backend for LlamaBackend {
         self.context.forget(slot, from)
     }
 
+    fn can_share(&self) -> bool {
+        self.shares
+    }
+
+    fn copy_prefix(&mut self, from: usize, to: usize, n: usize) -> bool {
+        self.shares && self.context.copy_prefix(from, to, n)
+    }
+
     fn clear(&mut self) {
         self.context.clear();
+    }
+
+    fn last_step(&self) -> Duration {
+        self.last_step
     }
 
     fn piece(&self, token: u32) -> Vec<u8> {

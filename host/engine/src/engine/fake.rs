@@ -1,6 +1,7 @@
 //! A backend that computes nothing, checks everything, and fails on demand.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use crate::engine::backend::{Backend, BackendLimits, Chunk};
 use crate::ffi::Decoded;
@@ -34,36 +35,76 @@ pub(super) fn piece(token: u32) -> Vec<u8> {
     }
 }
 
+/// A cell of the cache, as long as somebody holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    token: u32,
+    position: usize,
+}
+
+/// What the backend computes hangs on what its cells hold, and on nothing else:
+/// a wrong copy or a lost cell changes the output.
 #[derive(Debug)]
 pub(super) struct FakeBackend {
     limits: BackendLimits,
-    sequences: Vec<Vec<u32>>,
+    cells: Vec<Cell>,
+    /// For each sequence the cells that it holds.
+    sequences: Vec<Vec<usize>>,
     logits: Vec<Option<Vec<f32>>>,
     /// Results of the next steps; then all succeed.
     pub(super) script: VecDeque<Decoded>,
     /// Results of the next steps that hold several jobs.
     pub(super) shared_script: VecDeque<Decoded>,
-    /// Whether a part of a sequence can be forgotten.
-    pub(super) forgets_parts: bool,
+    /// Whether a part of a sequence can be forgotten, and cells be shared.
+    shares: bool,
+    /// What a step takes, and each of its tokens.
+    pub(super) fixed: Duration,
+    pub(super) each: Duration,
+    last_step: Duration,
     pub(super) steps: usize,
+    /// Tokens computed so far, and those of the last step.
+    pub(super) computed: usize,
+    pub(super) last_tokens: Vec<(usize, usize)>,
 }
 
 impl FakeBackend {
-    pub(super) fn new(n_batch: usize, n_slots: usize) -> Self {
+    pub(super) fn new(limits: BackendLimits, shares: bool) -> Self {
         Self {
-            limits: BackendLimits { n_batch, n_slots, n_cells: 1 << 20 },
-            sequences: vec![Vec::new(); n_slots],
+            limits,
+            cells: Vec::new(),
+            sequences: vec![Vec::new(); limits.n_slots + limits.n_leaves],
             logits: Vec::new(),
             script: VecDeque::new(),
             shared_script: VecDeque::new(),
-            forgets_parts: true,
+            shares,
+            fixed: Duration::ZERO,
+            each: Duration::ZERO,
+            last_step: Duration::ZERO,
             steps: 0,
+            computed: 0,
+            last_tokens: Vec::new(),
         }
     }
 
-    /// Tokens in the cache, of all sequences.
+    /// Cells that somebody holds.
     pub(super) fn cells(&self) -> usize {
-        self.sequences.iter().map(Vec::len).sum()
+        self.sequences.iter().flatten().collect::<HashSet<_>>().len()
+    }
+
+    fn push(&mut self, sequence: usize, token: u32) {
+        let position = self.sequences[sequence].len();
+        self.cells.push(Cell { token, position });
+        self.sequences[sequence].push(self.cells.len() - 1);
+    }
+
+    /// The tokens of a sequence, read from its cells.
+    fn history(&self, sequence: usize) -> Vec<u32> {
+        let held = self.sequences[sequence].iter().enumerate();
+        held.map(|(position, cell)| {
+            assert_eq!(self.cells[*cell].position, position, "a cell at the wrong position");
+            self.cells[*cell].token
+        })
+        .collect()
     }
 }
 
@@ -81,6 +122,7 @@ impl Backend for FakeBackend {
         slots.dedup();
         assert_eq!(slots.len(), chunks.len(), "a slot twice in one step");
         for chunk in chunks {
+            assert!(chunk.slot < self.limits.n_slots, "a leaf computes");
             assert!(!chunk.tokens.is_empty(), "empty chunk");
             assert_eq!(
                 chunk.from,
@@ -97,22 +139,38 @@ impl Backend for FakeBackend {
         };
         let result = match scripted.unwrap_or(Decoded::Ok) {
             Decoded::Ok if poisoned => Decoded::Failed(-3),
+            Decoded::Ok if self.cells() + total > self.limits.n_cells => Decoded::NoSpace,
             result => result,
         };
+        self.last_step = self.fixed + self.each * total as u32;
         self.logits.clear();
+        self.last_tokens = chunks.iter().map(|c| (c.slot, c.tokens.len())).collect();
+        if result == Decoded::Ok {
+            self.computed += total;
+        }
         for (n, chunk) in chunks.iter().enumerate() {
-            let sequence = &mut self.sequences[chunk.slot];
             if result == Decoded::Ok {
-                sequence.extend_from_slice(chunk.tokens);
+                for token in chunk.tokens {
+                    self.push(chunk.slot, *token);
+                }
             } else if n % 2 == 0 {
                 // A failed step may leave anything behind.
-                sequence.push(chunk.tokens[0]);
+                self.push(chunk.slot, chunk.tokens[0]);
             }
-            self.logits.push(chunk.output.then(|| {
+            let logits = chunk.output.then(|| {
                 let mut logits = vec![0.0; N_VOCAB as usize];
-                logits[next_token(sequence) as usize] = 1.0;
+                let mut history = self.history(chunk.slot);
+                let next = next_token(&history);
+                logits[next as usize] = 2.0;
+                // A second choice, for who bans the first.
+                history.push(next);
+                let second = 1 + next_token(&history) % 57;
+                if second != next {
+                    logits[second as usize] = 1.0;
+                }
                 logits
-            }));
+            });
+            self.logits.push(logits);
         }
         result
     }
@@ -122,15 +180,31 @@ impl Backend for FakeBackend {
     }
 
     fn forget(&mut self, slot: usize, from: usize) -> bool {
-        if from > 0 && from < self.sequences[slot].len() && !self.forgets_parts {
+        if from > 0 && from < self.sequences[slot].len() && !self.shares {
             return false;
         }
         self.sequences[slot].truncate(from);
         true
     }
 
+    fn can_share(&self) -> bool {
+        self.shares
+    }
+
+    fn copy_prefix(&mut self, from: usize, to: usize, n: usize) -> bool {
+        assert!(self.shares && from != to && n > 0);
+        assert!(self.sequences[to].is_empty(), "copied over something");
+        assert!(n <= self.sequences[from].len(), "copied more than there is");
+        self.sequences[to] = self.sequences[from][..n].to_vec();
+        true
+    }
+
     fn clear(&mut self) {
         self.sequences.iter_mut().for_each(Vec::clear);
+    }
+
+    fn last_step(&self) -> Duration {
+        self.last_step
     }
 
     fn piece(&self, token: u32) -> Vec<u8> {

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
 
+use crate::engine::alarm::Alarm;
 use crate::error::GenerationError;
 use crate::job::{Event, Piece};
 
@@ -22,6 +23,8 @@ pub(crate) enum Stage {
     Running = 1,
     /// Cancelled before it began; its reader already knows.
     Withdrawn = 2,
+    /// Its end was sent; cancelling it must not cost the others a step.
+    Ended = 3,
 }
 
 /// What reader and engine tell each other without a message.
@@ -32,19 +35,18 @@ pub(crate) struct Signal {
     paused: AtomicBool,
     prefilling: AtomicBool,
     withdrawn: Notify,
-    /// Ends the step in progress.
-    abort: Arc<AtomicBool>,
+    alarm: Arc<Alarm>,
 }
 
 impl Signal {
-    pub(crate) fn new(abort: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(alarm: Arc<Alarm>) -> Self {
         Self {
             stage: AtomicU8::new(Stage::Waiting as u8),
             cancelled: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             prefilling: AtomicBool::new(false),
             withdrawn: Notify::new(),
-            abort,
+            alarm,
         }
     }
 
@@ -53,11 +55,15 @@ impl Signal {
         self.cancelled.store(true, Ordering::SeqCst);
         if self.change(Stage::Waiting, Stage::Withdrawn) {
             self.withdrawn.notify_one();
+        } else if self.stage.load(Ordering::SeqCst) != Stage::Running as u8 {
+            // It has ended.
         } else if self.prefilling.load(Ordering::SeqCst) {
-            // A step with a piece of a prompt may take a second; one that only
-            // generates ends soon enough by itself. The engine computes the
-            // other jobs of the step again.
-            self.abort.store(true, Ordering::SeqCst);
+            // The engine computes the other jobs of the step again.
+            self.alarm.ring();
+        } else {
+            // The step holds nothing of this job that is worth ending it, but
+            // what this job holds is free only after it.
+            self.alarm.ring_if_long();
         }
     }
 
@@ -122,6 +128,8 @@ pub(crate) struct Outlet {
     /// Places for the last text and for the end; gone once the job has ended.
     reserved: Option<(OwnedPermit<Event>, OwnedPermit<Event>)>,
     pending: Piece,
+    /// Asked after the text before it.
+    question: Option<Event>,
     pub(crate) signal: Arc<Signal>,
     place: Option<Place>,
 }
@@ -136,8 +144,14 @@ impl Outlet {
         let (sender, receiver) = channel(capacity.max(1).saturating_add(2));
         let reserved =
             sender.clone().try_reserve_owned().ok().zip(sender.clone().try_reserve_owned().ok());
-        let outlet =
-            Self { sender, reserved, pending: Piece::default(), signal, place: Some(place) };
+        let outlet = Self {
+            sender,
+            reserved,
+            pending: Piece::default(),
+            question: None,
+            signal,
+            place: Some(place),
+        };
         (outlet, receiver)
     }
 
@@ -151,12 +165,14 @@ impl Outlet {
         self.pending.tokens.push(token);
     }
 
+    /// A question to be sent behind the text.
+    pub(crate) fn ask(&mut self, question: Event) {
+        self.question = Some(question);
+    }
+
     /// Sends what is pending. False if the reader does not keep up: then the
     /// reader wakes the engine once it has read something.
     pub(crate) fn flush(&mut self) -> bool {
-        if self.pending.text.is_empty() {
-            return true;
-        }
         if self.try_flush() {
             return true;
         }
@@ -171,18 +187,28 @@ impl Outlet {
     }
 
     fn try_flush(&mut self) -> bool {
-        match self.sender.try_send(Event::Text(std::mem::take(&mut self.pending))) {
-            Ok(()) => true,
-            Err(TrySendError::Full(Event::Text(piece))) => {
-                self.pending = piece;
-                false
-            }
-            Err(TrySendError::Full(_)) => false,
-            Err(TrySendError::Closed(_)) => {
-                self.signal.cancel();
-                true
+        if !self.pending.text.is_empty() {
+            match self.sender.try_send(Event::Text(std::mem::take(&mut self.pending))) {
+                Ok(()) => {}
+                Err(TrySendError::Full(Event::Text(piece))) => {
+                    self.pending = piece;
+                    return false;
+                }
+                Err(TrySendError::Full(_)) => return false,
+                Err(TrySendError::Closed(_)) => self.signal.cancel(),
             }
         }
+        if let Some(question) = self.question.take() {
+            match self.sender.try_send(question) {
+                Ok(()) => {}
+                Err(TrySendError::Full(question)) => {
+                    self.question = Some(question);
+                    return false;
+                }
+                Err(TrySendError::Closed(_)) => self.signal.cancel(),
+            }
+        }
+        true
     }
 
     /// Sends what is pending and the last event.
@@ -196,6 +222,7 @@ impl Outlet {
         };
         // Whoever reads the end may submit the next job at once.
         self.place = None;
+        self.signal.change(Stage::Running, Stage::Ended);
         if !self.pending.text.is_empty() {
             text.send(Event::Text(std::mem::take(&mut self.pending)));
         }

@@ -1,6 +1,8 @@
 //! What goes into the next step.
 //!
-//! A pure function of what the slots hold. It knows neither tokens nor time.
+//! A pure function of what the slots hold. It knows neither tokens nor time:
+//! how much of a step prompts may take is [`super::cost`]'s answer, and who has
+//! had how much stands in [`super::tenants`].
 
 /// What a slot could contribute to a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +12,8 @@ pub(crate) struct Candidate {
     pub(crate) remaining: usize,
     /// Whether the job has begun to generate: its next token goes first.
     pub(crate) generating: bool,
+    /// The turn of the tenant that wants it.
+    pub(crate) turn: u64,
     /// Grows from job to job in the order of arrival.
     pub(crate) arrival: u64,
 }
@@ -26,9 +30,14 @@ pub(crate) struct Share {
 ///
 /// Generating jobs come first and in the order of their slots: a step that only
 /// generates then has the same shape as the one before, which llama.cpp rewards
-/// by using its graph again. Prompts share the rest in the order of arrival.
+/// by using its graph again. Prompts share the rest in the order of turns, then
+/// of arrival.
+///
+/// A prompt may be named more than once: a job that waits for another one's
+/// prefix lends that one its own place. `remaining` then says how far it wants
+/// the prompt to get, and the prompt gets as far as the one who wants most.
 pub(crate) fn plan(candidates: &[Candidate], n_batch: usize, prefill_budget: usize) -> Vec<Share> {
-    let mut shares = Vec::with_capacity(candidates.len());
+    let mut shares: Vec<Share> = Vec::with_capacity(candidates.len());
     let mut room = n_batch;
 
     let mut generating: Vec<&Candidate> = candidates.iter().filter(|c| c.generating).collect();
@@ -41,14 +50,21 @@ pub(crate) fn plan(candidates: &[Candidate], n_batch: usize, prefill_budget: usi
         }
     }
 
+    let n_generating = shares.len();
     let mut prompts: Vec<&Candidate> = candidates.iter().filter(|c| !c.generating).collect();
-    prompts.sort_unstable_by_key(|c| c.arrival);
+    prompts.sort_unstable_by_key(|c| (c.turn, c.arrival));
     let mut room = room.min(prefill_budget);
     for candidate in prompts {
-        let n_tokens = candidate.remaining.min(room);
-        if n_tokens > 0 {
-            shares.push(Share { slot: candidate.slot, n_tokens });
-            room -= n_tokens;
+        let earlier = shares[n_generating..].iter_mut().find(|s| s.slot == candidate.slot);
+        let had = earlier.as_ref().map_or(0, |share| share.n_tokens);
+        let more = candidate.remaining.saturating_sub(had).min(room);
+        if more == 0 {
+            continue;
+        }
+        room -= more;
+        match earlier {
+            Some(share) => share.n_tokens += more,
+            None => shares.push(Share { slot: candidate.slot, n_tokens: more }),
         }
     }
     shares
@@ -79,6 +95,7 @@ mod tests {
                     slot,
                     remaining: *remaining,
                     generating: *generating,
+                    turn: (slot % 3) as u64,
                     arrival: (jobs.len() - slot) as u64,
                 })
                 .collect();
@@ -114,11 +131,27 @@ mod tests {
         }
     }
 
+    fn prompt(slot: usize, remaining: usize, turn: u64, arrival: u64) -> Candidate {
+        Candidate { slot, remaining, generating: false, turn, arrival }
+    }
+
     #[test]
     fn prompts_are_served_in_order_of_arrival() {
-        let prompt =
-            |slot, remaining, arrival| Candidate { slot, remaining, generating: false, arrival };
-        let shares = plan(&[prompt(0, 400, 2), prompt(1, 400, 1)], 512, 512);
+        let shares = plan(&[prompt(0, 400, 0, 2), prompt(1, 400, 0, 1)], 512, 512);
         assert_eq!(shares, [Share { slot: 1, n_tokens: 400 }, Share { slot: 0, n_tokens: 112 }]);
+    }
+
+    #[test]
+    fn turns_go_before_arrival() {
+        let shares = plan(&[prompt(0, 400, 0, 2), prompt(1, 400, 1, 1)], 512, 512);
+        assert_eq!(shares, [Share { slot: 0, n_tokens: 400 }, Share { slot: 1, n_tokens: 112 }]);
+    }
+
+    #[test]
+    fn a_waiting_job_lends_its_place() {
+        // Slot 0 is late itself, but somebody with an earlier turn wants 100 of it.
+        let jobs = [prompt(0, 400, 5, 1), prompt(0, 100, 0, 3), prompt(1, 50, 1, 2)];
+        let shares = plan(&jobs, 512, 200);
+        assert_eq!(shares, [Share { slot: 0, n_tokens: 150 }, Share { slot: 1, n_tokens: 50 }]);
     }
 }

@@ -1,14 +1,26 @@
 //! The slots of one model, and what happens in a step.
+//!
+//! A step lets jobs in ([`super::admission`]), gives them what others have
+//! computed already ([`super::sharing`]), follows guards' answers
+//! ([`super::guard`]), plans ([`super::plan`]), makes room if there is none
+//! ([`super::preempt`]), computes, and passes on what came of it. This module
+//! runs the step, deals with its failures and ends jobs; the decisions are in the
+//! modules named.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crate::config::EngineStats;
+use crate::engine::alarm::Alarm;
 use crate::engine::backend::{Backend, Chunk};
+use crate::engine::cache::{CacheLimits, Found};
+use crate::engine::cost::CostModel;
+use crate::engine::kv::Kv;
 use crate::engine::plan::{Candidate, Share, plan};
-use crate::engine::sequence::{Progress, Sequence, Submission};
+use crate::engine::queue::{FairQueue, Waits};
+use crate::engine::sequence::{Choice, Progress, Sequence, Submission};
+use crate::engine::stats::{SharedStats, add};
+use crate::engine::tenants::Tenants;
 use crate::error::GenerationError;
 use crate::ffi::Decoded;
 use crate::job::FinishReason;
@@ -16,53 +28,42 @@ use crate::job::FinishReason;
 /// What a step has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stepped {
-    /// Something was computed; go on.
+    /// Something was computed or changed; go on.
     Worked,
-    /// Nothing can be done before a job comes, is cancelled, or is read.
+    /// Nothing can be done before a job comes, is cancelled, is read or is
+    /// answered, or before [`Engine::next_wake`].
     Idle,
 }
 
-/// Counters that other threads may read at any time.
-#[derive(Debug, Default)]
-pub(crate) struct SharedStats {
-    running: AtomicU32,
-    queued: AtomicU32,
-    paused: AtomicU32,
-    kv_used: AtomicU64,
-    kv_total: AtomicU64,
-    prompt_tokens: AtomicU64,
-    completion_tokens: AtomicU64,
-    steps: AtomicU64,
-    jobs_done: AtomicU64,
-}
-
-impl SharedStats {
-    pub(crate) fn read(&self) -> EngineStats {
-        EngineStats {
-            running: self.running.load(Ordering::Relaxed),
-            queued: self.queued.load(Ordering::Relaxed),
-            paused: self.paused.load(Ordering::Relaxed),
-            kv_used: self.kv_used.load(Ordering::Relaxed),
-            kv_total: self.kv_total.load(Ordering::Relaxed),
-            prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
-            completion_tokens: self.completion_tokens.load(Ordering::Relaxed),
-            steps: self.steps.load(Ordering::Relaxed),
-            jobs_done: self.jobs_done.load(Ordering::Relaxed),
-        }
-    }
+/// How an engine decides.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    /// How long prompts may hold up those who generate.
+    pub(crate) stall_target: Duration,
+    /// Cells that must be free beyond a job's prompt for it to enter.
+    pub(crate) reserve: usize,
+    /// After how long a tenant may take a slot from another; `None`: never.
+    pub(crate) fair_preempt: Option<Duration>,
+    /// `None`: nothing is shared.
+    pub(crate) cache: Option<CacheLimits>,
 }
 
 /// Everything the engine thread owns.
 #[derive(Debug)]
 pub(crate) struct Engine<B> {
-    backend: B,
-    slots: Vec<Option<Sequence>>,
-    waiting: VecDeque<Submission>,
+    pub(super) kv: Kv<B>,
+    pub(super) slots: Vec<Option<Sequence>>,
+    /// For each slot that waits for another one's prefix: whose, and how much.
+    pub(super) flights: Vec<Option<Found>>,
+    pub(super) queue: FairQueue<Sequence>,
+    pub(super) tenants: Tenants,
+    pub(super) policy: Policy,
+    pub(super) stats: Arc<SharedStats>,
+    cost: CostModel,
+    n_batch: usize,
     /// Tokens that end a generation.
     eog: Vec<u32>,
-    stats: Arc<SharedStats>,
-    /// Ends the step in progress.
-    abort: Arc<AtomicBool>,
+    alarm: Arc<Alarm>,
     /// A step that follows an aborted one runs to its end, so that cancelling
     /// over and over cannot keep the others from getting on.
     may_abort: bool,
@@ -73,125 +74,167 @@ impl<B: Backend> Engine<B> {
     pub(crate) fn new(
         backend: B,
         eog: Vec<u32>,
-        abort: Arc<AtomicBool>,
+        policy: Policy,
+        alarm: Arc<Alarm>,
         stats: Arc<SharedStats>,
     ) -> Self {
         let limits = backend.limits();
         stats.kv_total.store(limits.n_cells as u64, Ordering::Relaxed);
         Self {
             slots: std::iter::repeat_with(|| None).take(limits.n_slots).collect(),
-            backend,
-            waiting: VecDeque::new(),
-            eog,
+            flights: vec![None; limits.n_slots],
+            kv: Kv::new(backend, policy.cache),
+            queue: FairQueue::default(),
+            tenants: Tenants::default(),
+            policy,
             stats,
-            abort,
+            cost: CostModel::default(),
+            n_batch: limits.n_batch,
+            eog,
+            alarm,
             may_abort: true,
             arrivals: 0,
         }
     }
 
     pub(crate) fn submit(&mut self, job: Submission) {
-        self.waiting.push_back(job);
+        self.arrivals += 1;
+        let sequence = Sequence::new(job, self.arrivals);
+        self.tenants.enter(sequence.tenant());
+        self.queue.insert(sequence);
     }
 
     /// One round: cancelled jobs out, waiting ones in, one batch computed.
     pub(crate) fn step(&mut self) -> Stepped {
-        self.sweep();
-        self.admit();
-
-        let mut candidates = Vec::new();
+        let now = Instant::now();
+        self.sweep(now);
+        self.follow_guards();
+        self.admit(now);
         let mut paused = 0;
-        for (slot, sequence) in self.slots.iter_mut().enumerate() {
-            let Some(sequence) = sequence else { continue };
-            if sequence.flush() {
-                candidates.push(sequence.candidate(slot));
-            } else {
-                paused += 1;
-            }
+        for sequence in self.slots.iter_mut().flatten() {
+            paused += u32::from(!sequence.flush());
         }
         self.stats.paused.store(paused, Ordering::Relaxed);
-        let stepped = self.work(&candidates);
+        self.share();
+        let stepped = self.work();
         self.publish();
         stepped
+    }
+
+    /// When to step again although nothing has happened.
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let fair = self.policy.fair_preempt;
+        let wakes = |job: &Sequence| {
+            let yields = fair.and_then(|wait| job.submitted().checked_add(wait));
+            [job.deadline(), yields].into_iter().flatten().filter(|at| *at > now).min()
+        };
+        self.queue.iter().filter_map(wakes).min()
     }
 
     /// Fails every job that runs, after something went wrong that leaves no
     /// other way. Jobs that wait are not concerned.
     pub(crate) fn fail_running(&mut self, reason: &str) {
-        self.backend.clear();
+        self.kv.clear();
         for slot in 0..self.slots.len() {
             self.fail(slot, GenerationError::Engine(reason.to_string()));
         }
         self.publish();
     }
 
-    fn sweep(&mut self) {
+    /// Ends jobs that were cancelled or are too late.
+    fn sweep(&mut self, now: Instant) {
         for slot in 0..self.slots.len() {
             if self.slots[slot].as_ref().is_some_and(Sequence::is_cancelled) {
                 self.finish(slot, FinishReason::Cancelled);
             }
         }
-        let before = self.waiting.len();
-        self.waiting.retain(|job| !job.outlet.signal.is_withdrawn());
-        let withdrawn = before - self.waiting.len();
-        self.stats.jobs_done.fetch_add(withdrawn as u64, Ordering::Relaxed);
-    }
-
-    fn admit(&mut self) {
-        for slot in &mut self.slots {
-            while slot.is_none() {
-                let Some(job) = self.waiting.pop_front() else {
-                    return;
-                };
-                if job.outlet.signal.begin() {
-                    self.arrivals += 1;
-                    *slot = Some(Sequence::new(job, self.arrivals, Instant::now()));
-                }
+        let expired = |job: &Sequence| job.deadline().is_some_and(|deadline| deadline <= now);
+        let left = |job: &Sequence| job.is_withdrawn() || (job.has_begun() && job.is_cancelled());
+        for mut job in self.queue.take_if(|job| left(job) || expired(job)) {
+            self.leave(&job);
+            if job.has_begun() {
+                job.finish(FinishReason::Cancelled);
+            } else if job.begin(now) {
+                job.fail(GenerationError::Expired);
             }
         }
     }
 
-    fn work(&mut self, candidates: &[Candidate]) -> Stepped {
-        let n_batch = self.backend.limits().n_batch;
-        let shares = plan(candidates, n_batch, n_batch);
+    fn work(&mut self) -> Stepped {
+        let candidates = self.candidates();
+        let n_decoding = candidates.iter().filter(|c| c.generating).count();
+        let budget = self.cost.prefill_budget(self.policy.stall_target, n_decoding, self.n_batch);
+        let shares = plan(&candidates, self.n_batch, budget);
         if shares.is_empty() {
             return Stepped::Idle;
         }
+        let n_tokens = shares.iter().map(|share| share.n_tokens).sum();
+        if !self.make_room(&shares, n_tokens) {
+            // Somebody had to go: what fits has to be planned anew.
+            return Stepped::Worked;
+        }
 
-        self.abort.store(false, Ordering::SeqCst);
-        let guarded = self.may_abort;
-        self.may_abort = true;
+        self.alarm.reset();
+        let guarded = std::mem::replace(&mut self.may_abort, true);
         if guarded {
-            self.mark_prefilling(&shares, candidates, true);
+            self.mark_prefilling(&shares[n_decoding.min(shares.len())..], true);
+            self.alarm.begin(self.cost.estimate(n_tokens).unwrap_or_default());
         }
         // A job that was cancelled before the mark did not set the abort flag.
-        let cancelled = shares
-            .iter()
-            .any(|share| self.slots[share.slot].as_ref().is_some_and(Sequence::is_cancelled));
+        let cancelled = self.slots.iter().flatten().any(Sequence::is_cancelled);
         let decoded = if cancelled { None } else { Some(self.decode(&shares)) };
         if guarded {
-            self.mark_prefilling(&shares, candidates, false);
+            self.alarm.end();
+            self.mark_prefilling(&shares[n_decoding.min(shares.len())..], false);
         }
 
         match decoded {
             None => {}
-            Some(Decoded::Ok) => self.collect(&shares),
+            Some(Decoded::Ok) => {
+                self.cost.record(n_tokens, self.kv.backend().last_step());
+                self.collect(&shares);
+            }
             Some(Decoded::Aborted) => {
                 self.rewind(&shares);
                 self.may_abort = false;
             }
             Some(failure) => {
                 self.rewind(&shares);
-                self.one_by_one(&shares, failure);
+                if failure != Decoded::NoSpace || !self.give_way(&shares) {
+                    self.one_by_one(&shares, failure);
+                }
             }
         }
         Stepped::Worked
     }
 
-    fn mark_prefilling(&self, shares: &[Share], candidates: &[Candidate], value: bool) {
+    /// What every slot could compute.
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut candidates = Vec::with_capacity(self.slots.len());
+        for (slot, sequence) in self.slots.iter().enumerate() {
+            let Some(sequence) = sequence else { continue };
+            let turn = self.tenants.turn(sequence.tenant());
+            let arrival = sequence.arrival();
+            if let Some(wanted) = self.flight(slot) {
+                candidates.extend(self.lend(wanted, turn, arrival));
+            } else if !sequence.is_paused() && !sequence.is_asking() {
+                candidates.push(Candidate {
+                    slot,
+                    remaining: sequence.remaining(),
+                    generating: sequence.is_decoding(),
+                    turn,
+                    arrival,
+                });
+            }
+        }
+        candidates
+    }
+
+    /// Marks the jobs whose prompts are in the step.
+    fn mark_prefilling(&self, shares: &[Share], value: bool) {
         for share in shares {
-            let prompt = candidates.iter().any(|c| c.slot == share.slot && !c.generating);
-            if prompt && let Some(sequence) = &self.slots[share.slot] {
+            if let Some(sequence) = &self.slots[share.slot] {
                 sequence.set_prefilling(value);
             }
         }
@@ -202,17 +245,16 @@ impl<B: Backend> Engine<B> {
             .iter()
             .filter_map(|share| {
                 let sequence = self.slots[share.slot].as_ref()?;
-                let all = sequence.candidate(share.slot).remaining;
                 Some(Chunk {
                     slot: share.slot,
                     from: sequence.n_past(),
                     tokens: sequence.upcoming(share.n_tokens),
-                    output: share.n_tokens == all,
+                    output: share.n_tokens == sequence.remaining(),
                 })
             })
             .collect();
-        self.stats.steps.fetch_add(1, Ordering::Relaxed);
-        self.backend.decode(&chunks)
+        add(&self.stats.steps, 1);
+        self.kv.decode(&chunks)
     }
 
     /// After a step: positions move on, and whoever is complete gets a token.
@@ -221,8 +263,9 @@ impl<B: Backend> Engine<B> {
             let Some(sequence) = self.slots[share.slot].as_mut() else {
                 continue;
             };
+            self.tenants.charge(sequence.tenant(), share.n_tokens);
             if !sequence.is_generating() {
-                self.stats.prompt_tokens.fetch_add(share.n_tokens as u64, Ordering::Relaxed);
+                add(&self.stats.prompt_tokens, share.n_tokens);
             }
             sequence.advance(share.n_tokens);
             if sequence.is_ready() {
@@ -235,21 +278,31 @@ impl<B: Backend> Engine<B> {
         let Some(sequence) = self.slots[slot].as_mut() else {
             return;
         };
-        let chosen = match self.backend.logits(chunk) {
+        let chosen = match self.kv.backend().logits(chunk) {
             Some(logits) => sequence.choose(logits),
             None => Err(GenerationError::Engine("no logits".to_string())),
         };
-        let token = match chosen {
-            Ok(token) => token,
-            Err(error) => return self.fail(slot, error),
-        };
+        match chosen {
+            Ok(Choice::Token(token)) => self.deliver(slot, token),
+            // What does not fit is sent before the next step.
+            Ok(Choice::Asked) => {
+                sequence.flush();
+            }
+            Err(error) => self.fail(slot, error),
+        }
+    }
+
+    /// Gives a job its next token.
+    pub(super) fn deliver(&mut self, slot: usize, token: u32) {
         if self.eog.contains(&token) {
             return self.finish(slot, FinishReason::Stop);
         }
-        self.stats.completion_tokens.fetch_add(1, Ordering::Relaxed);
-        let bytes = self.backend.piece(token);
-        match sequence.take(token, &bytes) {
-            // What does not fit is sent before the next step.
+        let bytes = self.kv.backend().piece(token);
+        let Some(sequence) = self.slots[slot].as_mut() else {
+            return;
+        };
+        add(&self.stats.completion_tokens, 1);
+        match sequence.append(token, &bytes) {
             Progress::Continues => {
                 sequence.flush();
             }
@@ -260,14 +313,9 @@ impl<B: Backend> Engine<B> {
     /// Puts the jobs of a step that did not succeed back to where they were.
     fn rewind(&mut self, shares: &[Share]) {
         for share in shares {
-            let Some(sequence) = self.slots[share.slot].as_mut() else {
-                continue;
-            };
-            let n_past = sequence.n_past();
-            if !self.backend.forget(share.slot, n_past) {
-                // This model's memory cannot drop a part: begin again.
-                self.backend.forget(share.slot, 0);
-                sequence.rewind(0);
+            if let Some(sequence) = self.slots[share.slot].as_mut() {
+                let n = self.kv.rewind(share.slot, sequence.n_past());
+                sequence.rewind(n);
             }
         }
     }
@@ -294,40 +342,52 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    fn finish(&mut self, slot: usize, reason: FinishReason) {
-        if let Some(sequence) = self.release(slot) {
+    pub(super) fn finish(&mut self, slot: usize, reason: FinishReason) {
+        if let Some(sequence) = self.slots[slot].take() {
+            self.keep(slot, &sequence);
+            self.release(slot, &sequence);
             sequence.finish(reason);
         }
     }
 
-    fn fail(&mut self, slot: usize, error: GenerationError) {
-        if let Some(sequence) = self.release(slot) {
+    pub(super) fn fail(&mut self, slot: usize, error: GenerationError) {
+        if let Some(sequence) = self.slots[slot].take() {
             tracing::warn!(job = sequence.label(), %error, "job failed");
+            self.release(slot, &sequence);
             sequence.fail(error);
         }
     }
 
-    fn release(&mut self, slot: usize) -> Option<Sequence> {
-        let sequence = self.slots[slot].take()?;
-        self.backend.forget(slot, 0);
+    fn release(&mut self, slot: usize, sequence: &Sequence) {
+        self.kv.release(slot);
         // Before its reader hears of the end and asks.
-        self.stats.jobs_done.fetch_add(1, Ordering::Relaxed);
+        self.leave(sequence);
         self.publish();
-        Some(sequence)
+    }
+
+    /// A job is about to end.
+    pub(super) fn leave(&mut self, sequence: &Sequence) {
+        self.tenants.leave(sequence.tenant());
+        add(&self.stats.jobs_done, 1);
     }
 
     fn publish(&self) {
-        let running = self.slots.iter().flatten().count();
-        let used: usize = self.slots.iter().flatten().map(Sequence::n_past).sum();
         let stats = &self.stats;
+        let running = self.slots.iter().flatten().count();
         stats.running.store(running as u32, Ordering::Relaxed);
-        stats.queued.store(self.waiting.len() as u32, Ordering::Relaxed);
-        stats.kv_used.store(used as u64, Ordering::Relaxed);
+        stats.queued.store(self.queue.len() as u32, Ordering::Relaxed);
+        stats.kv_used.store(self.kv.cells().busy() as u64, Ordering::Relaxed);
+        stats.cache_cells.store(self.kv.cached() as u64, Ordering::Relaxed);
     }
 
     #[cfg(test)]
-    pub(crate) fn backend_mut(&mut self) -> &mut B {
-        &mut self.backend
+    pub(crate) fn served<const N: usize>(&self, tenants: [&str; N]) -> [u64; N] {
+        tenants.map(|tenant| self.tenants.served(tenant))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kv_mut(&mut self) -> &mut Kv<B> {
+        &mut self.kv
     }
 }
 

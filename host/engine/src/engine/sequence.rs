@@ -1,11 +1,18 @@
-//! One job that has a slot.
+//! One job inside the engine, from its submission to its end.
+//!
+//! It knows its tokens and how many of them are computed, passes text on, and
+//! keeps the account. It has a slot or waits for one, and may lose it again: its
+//! cells are gone then, nothing else is, and it goes on where it was. Which jobs
+//! run, and what they share, is not decided here.
 
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use crate::engine::outlet::Outlet;
-use crate::engine::plan::Candidate;
+use crate::engine::queue::Waits;
 use crate::error::GenerationError;
-use crate::job::{Event, FinishReason, Finished};
+use crate::job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict};
 use crate::sampling::Sampler;
 use crate::text::TextFilter;
 
@@ -22,9 +29,52 @@ pub(crate) struct Submission {
     pub(crate) filter: TextFilter,
     pub(crate) outlet: Outlet,
     pub(crate) submitted: Instant,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) deadline: Option<Instant>,
+    /// How it uses the prefix cache; `None` if it does not.
+    pub(crate) caching: Option<Caching>,
+    pub(crate) guard: Option<Guard>,
 }
 
-/// A job that computes.
+/// How a job uses the prefix cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caching {
+    pub(crate) salt: String,
+    pub(crate) pin: bool,
+}
+
+/// When a job asks, and where the answers come from.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) plan: GuardPlan,
+    pub(crate) verdicts: Receiver<GuardVerdict>,
+}
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// Bias, penalties and constraint applied.
+    pub(crate) logits: Vec<f32>,
+    /// The tokens that were shown.
+    pub(crate) shown: Vec<u32>,
+}
+
+/// What became of the logits behind the last token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Token(u32),
+    /// The guard was asked first.
+    Asked,
+}
+
+/// What a token means for its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Continues,
+    Ends(FinishReason),
+}
+
+/// A job that waits or computes.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     job: Submission,
@@ -34,28 +84,41 @@ pub(crate) struct Sequence {
     n_past: usize,
     n_prompt: usize,
     n_generated: usize,
+    /// Prompt tokens that were never computed; known from the first slot on.
+    n_cached: Option<usize>,
     arrival: u64,
-    started: Instant,
+    /// Whether it has a slot and has not looked for a prefix yet.
+    fresh: bool,
+    paused: bool,
+    question: Option<Question>,
+    started: Option<Instant>,
     first_token: Option<Instant>,
 }
 
-/// What a sampled token means for its job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    Continues,
-    Ends(FinishReason),
+impl Waits for Sequence {
+    fn tenant(&self) -> &Arc<str> {
+        &self.job.tenant
+    }
+
+    fn arrival(&self) -> u64 {
+        self.arrival
+    }
 }
 
 impl Sequence {
-    pub(crate) fn new(mut job: Submission, arrival: u64, now: Instant) -> Self {
+    pub(crate) fn new(mut job: Submission, arrival: u64) -> Self {
         let tokens = std::mem::take(&mut job.prompt);
         Self {
             n_prompt: tokens.len(),
             tokens,
             n_past: 0,
             n_generated: 0,
+            n_cached: None,
             arrival,
-            started: now,
+            fresh: true,
+            paused: false,
+            question: None,
+            started: None,
             first_token: None,
             job,
         }
@@ -69,32 +132,96 @@ impl Sequence {
         self.job.outlet.signal.is_cancelled()
     }
 
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.job.outlet.signal.is_withdrawn()
+    }
+
     pub(crate) fn set_prefilling(&self, value: bool) {
         self.job.outlet.signal.set_prefilling(value);
     }
 
-    /// Sends pending text; false if the job has to pause.
-    pub(crate) fn flush(&mut self) -> bool {
-        self.job.outlet.flush()
+    /// Takes the job from its submitter's hands, the first time; false if it was
+    /// withdrawn.
+    pub(crate) fn begin(&mut self, now: Instant) -> bool {
+        if self.started.is_some() {
+            return true;
+        }
+        self.started = Some(now);
+        self.job.outlet.signal.begin()
     }
 
-    pub(crate) fn candidate(&self, slot: usize) -> Candidate {
-        let remaining = self.tokens.len() - self.n_past;
-        Candidate {
-            slot,
-            remaining,
-            // A job that lost its cells computes them again as a prompt.
-            generating: self.n_generated > 0 && remaining == 1,
-            arrival: self.arrival,
-        }
+    pub(crate) fn has_begun(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// When it fails unless it has begun.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.job.deadline.filter(|_| self.started.is_none())
+    }
+
+    pub(crate) fn submitted(&self) -> Instant {
+        self.job.submitted
+    }
+
+    /// How it uses the prefix cache, if it does.
+    pub(crate) fn caching(&self) -> Option<&Caching> {
+        self.job.caching.as_ref()
+    }
+
+    /// Sends pending text and questions; false if the job has to pause.
+    pub(crate) fn flush(&mut self) -> bool {
+        self.paused = !self.job.outlet.flush();
+        !self.paused
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether it waits for its guard's answer.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.question.is_some()
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Prompt and output so far.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub(crate) fn n_prompt(&self) -> usize {
+        self.n_prompt
+    }
+
+    pub(crate) fn n_past(&self) -> usize {
+        self.n_past
     }
 
     pub(crate) fn is_generating(&self) -> bool {
         self.n_generated > 0
     }
 
-    pub(crate) fn n_past(&self) -> usize {
-        self.n_past
+    /// Tokens to compute before the next can be chosen.
+    pub(crate) fn remaining(&self) -> usize {
+        self.tokens.len() - self.n_past
+    }
+
+    /// Whether its next step is one token behind its output. A job that lost its
+    /// cells computes them again as a prompt.
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.n_generated > 0 && self.remaining() == 1
+    }
+
+    /// Tokens that it can generate yet.
+    pub(crate) fn may_generate(&self) -> usize {
+        let room = self.job.n_ctx.saturating_sub(self.tokens.len());
+        match self.job.max_tokens {
+            0 => room,
+            max => room.min(max.saturating_sub(self.n_generated)),
+        }
     }
 
     /// The next `n` tokens to compute.
@@ -111,22 +238,72 @@ impl Sequence {
     /// The KV cache holds no more than the first `n` tokens.
     pub(crate) fn rewind(&mut self, n: usize) {
         self.n_past = n.min(self.n_past);
+        // What has to be computed once more did not come from a cache.
+        self.n_cached = self.n_cached.map(|cached| cached.min(self.n_past));
     }
 
-    /// Whether every token is computed, so that the next one can be sampled.
+    /// It begins to compute, with `n` tokens taken from elsewhere.
+    pub(crate) fn place(&mut self, n: usize) {
+        self.fresh = false;
+        self.n_past = n;
+        let taken = n.min(self.n_prompt);
+        self.n_cached = Some(self.n_cached.map_or(taken, |cached| cached.min(taken)));
+    }
+
+    /// It has lost its slot, and all that the KV cache held.
+    pub(crate) fn displace(&mut self) {
+        self.n_past = 0;
+        self.fresh = true;
+    }
+
+    /// Whether every token is computed, so that the next one can be chosen.
     pub(crate) fn is_ready(&self) -> bool {
-        self.n_past == self.tokens.len()
+        self.n_past == self.tokens.len() && self.question.is_none()
     }
 
-    /// Samples the next token.
-    pub(crate) fn choose(&mut self, logits: &mut [f32]) -> Result<u32, GenerationError> {
-        let token = self.job.sampler.next(logits, &self.tokens)?;
+    /// Chooses the next token, or asks the guard.
+    pub(crate) fn choose(&mut self, logits: &mut [f32]) -> Result<Choice, GenerationError> {
+        let plan = self.job.guard.as_ref().map(|guard| guard.plan);
+        let due = |plan: &GuardPlan| (self.n_generated + 1).is_multiple_of(plan.every as usize);
+        let Some(plan) = plan.filter(due) else {
+            let token = self.job.sampler.next(logits, &self.tokens)?;
+            self.first_token.get_or_insert_with(Instant::now);
+            return Ok(Choice::Token(token));
+        };
+        let sampler = &mut self.job.sampler;
+        let candidates = sampler.candidates(logits, &self.tokens, plan.top_k as usize)?;
+        self.question = Some(Question {
+            // The backend's row is gone after the next step.
+            logits: logits.to_vec(),
+            shown: candidates.iter().map(|candidate| candidate.0).collect(),
+        });
+        let previous = self.tokens.last().copied().filter(|_| self.n_generated > 0);
+        self.job.outlet.ask(Event::Candidates { previous, candidates });
+        Ok(Choice::Asked)
+    }
+
+    /// The guard's answer with its question, once it is there.
+    pub(crate) fn answered(&mut self) -> Option<(Question, GuardVerdict)> {
+        let verdict = self.job.guard.as_ref()?.verdicts.try_recv().ok()?;
+        Some((self.question.take()?, verdict))
+    }
+
+    /// Chooses from the logits of a question.
+    pub(crate) fn choose_from(&mut self, logits: &[f32]) -> Result<u32, GenerationError> {
+        let token = self.job.sampler.choose(logits)?;
         self.first_token.get_or_insert_with(Instant::now);
         Ok(token)
     }
 
-    /// Takes a sampled token that does not end the text, and passes its bytes on.
-    pub(crate) fn take(&mut self, token: u32, bytes: &[u8]) -> Progress {
+    /// Makes the sampler take a token that was not chosen; false if the
+    /// constraint refuses it.
+    pub(crate) fn force(&mut self, token: u32) -> Result<bool, GenerationError> {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.job.sampler.force(token)
+    }
+
+    /// Appends a token that does not end the text, and passes its bytes on.
+    pub(crate) fn append(&mut self, token: u32, bytes: &[u8]) -> Progress {
         self.n_generated += 1;
         self.tokens.push(token);
         self.job.outlet.token(token);
@@ -134,9 +311,7 @@ impl Sequence {
         if stopped || self.job.sampler.is_finished() {
             return Progress::Ends(FinishReason::Stop);
         }
-        let full = self.tokens.len() >= self.job.n_ctx;
-        let enough = self.job.max_tokens > 0 && self.n_generated >= self.job.max_tokens;
-        if full || enough {
+        if self.may_generate() == 0 {
             return Progress::Ends(FinishReason::Length);
         }
         Progress::Continues
@@ -150,15 +325,16 @@ impl Sequence {
             reason = FinishReason::Stop;
         }
         let now = Instant::now();
+        let started = self.started.unwrap_or(now);
         let first = self.first_token.unwrap_or(now);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let finished = Finished {
             reason,
             prompt_tokens: count(self.n_prompt),
-            cached_tokens: 0,
+            cached_tokens: count(self.n_cached.unwrap_or(0)),
             completion_tokens: count(self.n_generated),
-            queue_time: self.started.saturating_duration_since(self.job.submitted),
-            prompt_time: first.saturating_duration_since(self.started),
+            queue_time: started.saturating_duration_since(self.job.submitted),
+            prompt_time: first.saturating_duration_since(started),
             predict_time: now.saturating_duration_since(first),
         };
         self.job.outlet.end(Event::Finished(finished));

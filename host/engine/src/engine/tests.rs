@@ -1,222 +1,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use proptest::prelude::*;
-use tokio::sync::mpsc::Receiver;
-use tokio::sync::mpsc::error::TryRecvError;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
-use super::fake::{EOG, FakeBackend, N_VOCAB, POISON, next_token, piece};
-use super::outlet::{Outlet, Place, Signal};
-use super::scheduler::{Engine, SharedStats, Stepped};
-use super::sequence::Submission;
+use super::bench::{BLOCK, Bench, Setup};
+use super::cache::CacheLimits;
+use super::fake::POISON;
+use super::outlet::Place;
+use super::scheduler::Stepped;
+use super::sequence::Caching;
+use super::specs::{CAPACITY, Spec};
+use crate::config::EngineStats;
 use crate::error::GenerationError;
 use crate::ffi::Decoded;
-use crate::job::{Event, FinishReason, Finished, Sampling};
-use crate::sampling::{Sampler, Tokens};
-use crate::text::TextFilter;
-
-const CAPACITY: usize = 3;
-
-/// A job as the tests describe it.
-#[derive(Debug, Clone)]
-pub(super) struct Spec {
-    prompt: Vec<u32>,
-    max_tokens: usize,
-    n_ctx: usize,
-    stop: Vec<String>,
-}
-
-impl Spec {
-    pub(super) fn new(prompt: &[u32], max_tokens: usize) -> Self {
-        Self { prompt: prompt.to_vec(), max_tokens, n_ctx: 10_000, stop: Vec::new() }
-    }
-
-    /// What the job gives when it is alone and nothing goes wrong: text, tokens
-    /// and reason.
-    pub(super) fn reference(&self) -> (String, usize, FinishReason) {
-        let mut tokens = self.prompt.clone();
-        let mut filter = TextFilter::new(&self.stop);
-        let mut text = String::new();
-        let mut n = 0;
-        let reason = loop {
-            let token = next_token(&tokens);
-            if token == EOG {
-                break FinishReason::Stop;
-            }
-            tokens.push(token);
-            n += 1;
-            if filter.push(&piece(token), &mut text) {
-                return (text, n, FinishReason::Stop);
-            }
-            if tokens.len() >= self.n_ctx || (self.max_tokens > 0 && n >= self.max_tokens) {
-                break FinishReason::Length;
-            }
-        };
-        let stopped = filter.finish(&mut text);
-        (text, n, if stopped { FinishReason::Stop } else { reason })
-    }
-}
-
-fn greedy() -> Sampling {
-    Sampling { temperature: 0.0, repeat_penalty: 1.0, ..Sampling::default() }
-}
-
-pub(super) fn submission(
-    spec: &Spec,
-    signal: Arc<Signal>,
-    place: Place,
-) -> (Submission, Receiver<Event>) {
-    let tokens = Tokens { n_vocab: N_VOCAB, eog: vec![EOG], newline: None };
-    let (outlet, events) = Outlet::new(CAPACITY, signal, place);
-    let submission = Submission {
-        label: String::new(),
-        prompt: spec.prompt.clone(),
-        n_ctx: spec.n_ctx,
-        max_tokens: spec.max_tokens,
-        sampler: Sampler::new(&greedy(), &tokens, None),
-        filter: TextFilter::new(&spec.stop),
-        outlet,
-        submitted: Instant::now(),
-    };
-    (submission, events)
-}
-
-/// A job that was submitted, as its reader sees it.
-struct Reader {
-    spec: Spec,
-    events: Receiver<Event>,
-    signal: Arc<Signal>,
-    text: String,
-    end: Option<Event>,
-    cancelled: bool,
-}
-
-impl Reader {
-    /// Reads one event if there is one.
-    fn read(&mut self) -> bool {
-        match self.events.try_recv() {
-            Ok(Event::Text(piece)) => {
-                assert!(!piece.text.is_empty(), "empty text");
-                assert!(self.end.is_none(), "text after the end");
-                self.text.push_str(&piece.text);
-                true
-            }
-            Ok(end) => {
-                assert!(self.end.is_none(), "two ends");
-                self.end = Some(end);
-                true
-            }
-            Err(TryRecvError::Empty) => false,
-            Err(TryRecvError::Disconnected) => {
-                assert!(
-                    self.end.is_some() || self.signal.is_withdrawn(),
-                    "no end before the channel closed"
-                );
-                false
-            }
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.end.is_some() || self.signal.is_withdrawn()
-    }
-
-    /// Compares with what the job gives when it is alone.
-    fn check(&self) {
-        let (text, n_tokens, reason) = self.spec.reference();
-        match &self.end {
-            Some(Event::Finished(Finished {
-                reason: FinishReason::Cancelled,
-                completion_tokens,
-                ..
-            })) => {
-                assert!(self.cancelled, "cancelled by nobody");
-                assert!(text.starts_with(self.text.trim_end_matches('\u{FFFD}')));
-                assert!(*completion_tokens as usize <= n_tokens);
-            }
-            Some(Event::Finished(finished)) => {
-                assert_eq!(self.text, text, "{:?}", self.spec);
-                assert_eq!(finished.completion_tokens as usize, n_tokens);
-                assert_eq!(finished.prompt_tokens as usize, self.spec.prompt.len());
-                assert_eq!(finished.reason, reason);
-            }
-            Some(Event::Failed(_)) => {
-                assert!(self.spec.prompt.contains(&POISON), "failed without reason");
-                assert!(text.starts_with(&self.text));
-            }
-            Some(Event::Text(_)) => unreachable!("no end"),
-            None => assert!(self.signal.is_withdrawn() && self.text.is_empty()),
-        }
-    }
-}
-
-/// An engine over the fake backend, with its readers.
-struct Bench {
-    engine: Engine<FakeBackend>,
-    abort: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
-    readers: Vec<Reader>,
-}
-
-impl Bench {
-    fn new(n_batch: usize, n_slots: usize) -> Self {
-        let abort = Arc::new(AtomicBool::new(false));
-        Self {
-            engine: Engine::new(
-                FakeBackend::new(n_batch, n_slots),
-                vec![EOG],
-                Arc::clone(&abort),
-                Arc::new(SharedStats::default()),
-            ),
-            abort,
-            count: Arc::new(AtomicUsize::new(0)),
-            readers: Vec::new(),
-        }
-    }
-
-    fn submit(&mut self, spec: Spec) {
-        let signal = Arc::new(Signal::new(Arc::clone(&self.abort)));
-        let place = Place::take(&self.count, usize::MAX).unwrap();
-        let (submission, events) = submission(&spec, Arc::clone(&signal), place);
-        self.engine.submit(submission);
-        self.readers.push(Reader {
-            spec,
-            events,
-            signal,
-            text: String::new(),
-            end: None,
-            cancelled: false,
-        });
-    }
-
-    fn cancel(&mut self, index: usize) {
-        if let Some(reader) = self.readers.get_mut(index) {
-            reader.cancelled = true;
-            reader.signal.cancel();
-        }
-    }
-
-    /// Steps and reads until every job has ended, and checks what is left.
-    fn settle(&mut self) {
-        for _ in 0..100_000 {
-            let stepped = self.engine.step();
-            let read = self.readers.iter_mut().any(Reader::read);
-            if self.readers.iter().all(Reader::is_done) && stepped == Stepped::Idle {
-                break;
-            }
-            assert!(stepped == Stepped::Worked || read, "the engine hangs");
-        }
-        for reader in &mut self.readers {
-            while reader.read() {}
-            reader.check();
-        }
-        assert_eq!(self.engine.backend_mut().cells(), 0, "cells leaked");
-        assert_eq!(self.count.load(Ordering::SeqCst), 0, "places leaked");
-    }
-}
+use crate::job::{Event, GuardPlan, GuardVerdict};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -227,20 +29,79 @@ enum Op {
     Fail(Decoded),
 }
 
+/// The longest job that [`spec`] makes, in tokens.
+const LONGEST: usize = 110;
+
+/// Prompts that often begin alike.
+fn prompt() -> impl Strategy<Value = Vec<u32>> {
+    let base = (1u32..4, 0usize..20).prop_map(|(base, n)| {
+        (0..n as u32).map(|at| 1 + (base * 7 + at * base) % 50).collect::<Vec<u32>>()
+    });
+    (base, prop::collection::vec(1u32..POISON - 1, 1..25))
+        .prop_map(|(base, own)| [base, own].concat())
+}
+
+fn caching() -> impl Strategy<Value = Option<Caching>> {
+    prop_oneof![
+        1 => Just(None),
+        6 => (prop_oneof![4 => Just(""), 1 => Just("salt")], prop::bool::weighted(0.1))
+            .prop_map(|(salt, pin)| Some(Caching { salt: salt.to_string(), pin })),
+    ]
+}
+
 fn spec() -> impl Strategy<Value = Spec> {
     (
-        prop::collection::vec(1u32..POISON - 1, 1..40),
+        prompt(),
         0usize..30,
         1usize..60,
         prop::collection::vec("[a-z]{1,2}", 0..2),
-        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.05),
+        prop_oneof![Just(""), Just("a"), Just("b")],
+        caching(),
+        prop_oneof![5 => Just(None), 1 => (1u32..5, 1u32..4).prop_map(|(top_k, every)| Some(GuardPlan { top_k, every }))],
     )
-        .prop_map(|(mut prompt, max_tokens, room, stop, poisoned)| {
+        .prop_map(|(mut prompt, max_tokens, room, stop, poisoned, tenant, caching, guard)| {
             if poisoned {
                 prompt.push(POISON);
             }
-            Spec { n_ctx: prompt.len() + room, prompt, max_tokens, stop }
+            let n_ctx = prompt.len() + room;
+            assert!(n_ctx <= LONGEST);
+            Spec { n_ctx, stop, tenant, caching, guard, ..Spec::new(&prompt, max_tokens) }
         })
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    (
+        (4usize..48, 1usize..6, 0usize..4),
+        // From room for one job only to room for all.
+        prop_oneof![3 => LONGEST..2 * LONGEST, 1 => Just(10_000usize)],
+        prop::bool::weighted(0.8),
+        any::<bool>(),
+        0usize..20,
+        any::<bool>(),
+        (0usize..200, 0usize..60),
+    )
+        .prop_map(
+            |(
+                (n_batch, n_slots, n_leaves),
+                n_cells,
+                shares,
+                cache,
+                reserve,
+                fair,
+                (cells, pinned_cells),
+            )| {
+                let mut setup = Setup::new(n_batch.max(n_slots), n_slots);
+                setup.n_leaves = n_leaves;
+                setup.n_cells = n_cells;
+                setup.shares = shares;
+                setup.policy.reserve = reserve;
+                setup.policy.fair_preempt = fair.then_some(Duration::ZERO);
+                setup.policy.cache =
+                    cache.then_some(CacheLimits { block: BLOCK, cells, pinned_cells });
+                setup
+            },
+        )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -255,6 +116,58 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Does all of it, runs to the end, and checks every job and what is left.
+fn play(setup: &Setup, ops: Vec<Op>) -> EngineStats {
+    let mut bench = Bench::with(setup);
+    for op in ops {
+        match op {
+            Op::Submit(spec) => {
+                bench.submit(spec);
+            }
+            Op::Step(n) => {
+                for _ in 0..n {
+                    bench.step();
+                }
+            }
+            Op::Read(n) => {
+                if let Some(reader) = bench.readers.get_mut(n) {
+                    reader.read();
+                    if reader.asked.is_some() {
+                        reader.answer(GuardVerdict::Pass);
+                    }
+                }
+            }
+            Op::Cancel(n) => bench.cancel(n),
+            // A step of one job that fails for no reason of its own would fail
+            // that job; an aborted one never does.
+            Op::Fail(Decoded::Aborted) => {
+                bench.engine.kv_mut().backend().script.push_back(Decoded::Aborted);
+            }
+            Op::Fail(result) => {
+                bench.engine.kv_mut().backend().shared_script.push_back(result);
+            }
+        }
+    }
+    bench.settle();
+    bench.stats()
+}
+
+/// The property below is worth something only if its jobs share and make way.
+#[test]
+fn the_jobs_of_the_property_share_and_are_preempted() {
+    let mut runner = TestRunner::deterministic();
+    let ops = prop::collection::vec(op(), 1..60);
+    let (mut hits, mut preemptions) = (0, 0);
+    for _ in 0..200 {
+        let setup = setup().new_tree(&mut runner).unwrap().current();
+        let stats = play(&setup, ops.new_tree(&mut runner).unwrap().current());
+        hits += u32::from(stats.cache_hits > 0);
+        preemptions += u32::from(stats.preemptions > 0);
+    }
+    assert!(hits > 40, "only {hits} of 200 share");
+    assert!(preemptions > 40, "only {preemptions} of 200 preempt");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -262,40 +175,30 @@ proptest! {
     /// nothing behind.
     #[test]
     fn every_job_gives_what_it_gives_alone(
-        n_batch in 4usize..48,
-        n_slots in 1usize..5,
-        forgets_parts in any::<bool>(),
+        setup in setup(),
         ops in prop::collection::vec(op(), 1..60),
     ) {
-        let n_batch = n_batch.max(n_slots);
-        let mut bench = Bench::new(n_batch, n_slots);
-        bench.engine.backend_mut().forgets_parts = forgets_parts;
-        for op in ops {
-            match op {
-                Op::Submit(spec) => bench.submit(spec),
-                Op::Step(n) => for _ in 0..n { bench.engine.step(); },
-                Op::Read(n) => if let Some(reader) = bench.readers.get_mut(n) { reader.read(); },
-                Op::Cancel(n) => bench.cancel(n),
-                // A step of one job that fails for no reason of its own would
-                // fail that job; an aborted one never does.
-                Op::Fail(Decoded::Aborted) => bench.engine.backend_mut().script.push_back(Decoded::Aborted),
-                Op::Fail(result) => bench.engine.backend_mut().shared_script.push_back(result),
-            }
-        }
-        bench.settle();
+        play(&setup, ops);
     }
 
     /// A job cancelled at any step gets no token after it.
     #[test]
     fn cancel_at_every_step(spec in spec(), at in 0usize..60, neighbours in 0usize..3) {
-        let mut bench = Bench::new(16, 2);
+        let mut setup = Setup::new(16, 2);
+        setup.n_cells = LONGEST + 20;
+        let mut bench = Bench::with(&setup);
         bench.submit(spec);
         for n in 0..neighbours {
-            bench.submit(Spec::new(&[n as u32 + 1], 20));
+            bench.submit(Spec { n_ctx: 60, ..Spec::new(&[n as u32 + 1], 20) });
         }
         for _ in 0..at {
-            bench.engine.step();
-            bench.readers.iter_mut().for_each(|r| { r.read(); });
+            bench.step();
+            bench.readers.iter_mut().for_each(|r| {
+                r.read();
+                if r.asked.is_some() {
+                    r.answer(GuardVerdict::Pass);
+                }
+            });
         }
         let ended = bench.readers[0].is_done();
         let before = bench.readers[0].text.clone();
@@ -317,13 +220,11 @@ proptest! {
 fn a_full_channel_pauses_its_job_and_no_other() {
     let mut bench = Bench::new(16, 2);
     // Both generate for long: no end-of-generation token is among their first.
-    let specs: Vec<Spec> =
-        (1..60).map(|n| Spec::new(&[n], 40)).filter(|s| s.reference().1 == 40).take(2).collect();
-    for spec in specs {
+    for spec in Spec::many_lasting(&[], 40).take(2) {
         bench.submit(spec);
     }
     // Only the second is read.
-    while bench.engine.step() == Stepped::Worked {
+    while bench.step() == Stepped::Worked {
         bench.readers[1].read();
     }
     while bench.readers[1].read() {}
@@ -351,7 +252,7 @@ fn the_job_at_fault_fails_alone() {
 #[test]
 fn no_space_for_a_single_job_is_its_error() {
     let mut bench = Bench::new(64, 1);
-    bench.engine.backend_mut().script.push_back(Decoded::NoSpace);
+    bench.engine.kv_mut().backend().script.push_back(Decoded::NoSpace);
     bench.submit(Spec::new(&[1, 2, POISON], 10));
     bench.settle();
     assert_eq!(bench.readers[0].end, Some(Event::Failed(GenerationError::NoSpace)));
@@ -361,11 +262,14 @@ fn no_space_for_a_single_job_is_its_error() {
 fn an_aborted_step_is_not_aborted_again() {
     let mut bench = Bench::new(64, 2);
     bench.submit(Spec::new(&[1, 2, 3], 5));
-    bench.engine.backend_mut().script.push_back(Decoded::Aborted);
-    bench.engine.step();
+    bench.engine.kv_mut().backend().script.push_back(Decoded::Aborted);
+    bench.step();
+    assert_eq!(bench.stats().prompt_tokens, 0);
     // The job is not marked during the step that follows, so a cancel then
-    // does not set the flag.
-    assert!(!bench.abort.load(Ordering::SeqCst));
+    // would not set the flag; and that step is computed.
+    bench.step();
+    assert!(!bench.alarm.is_ringing());
+    assert_eq!(bench.stats().prompt_tokens, 3);
     bench.settle();
 }
 
@@ -374,13 +278,13 @@ fn withdrawn_jobs_never_start() {
     let mut bench = Bench::new(16, 1);
     bench.submit(Spec::new(&[1], 5));
     bench.submit(Spec::new(&[2], 5));
-    bench.engine.step();
+    bench.step();
     bench.cancel(1);
     assert!(bench.readers[1].signal.is_withdrawn());
-    let steps = bench.engine.backend_mut().steps;
+    let steps = bench.engine.kv_mut().backend().steps;
     bench.settle();
     let alone = bench.readers[0].spec.reference().1;
-    assert!(bench.engine.backend_mut().steps - steps <= alone + 1);
+    assert!(bench.engine.kv_mut().backend().steps - steps <= alone + 1);
 }
 
 #[test]
@@ -392,4 +296,21 @@ fn places_are_limited() {
     assert!(Place::take(&count, 2).is_none());
     drop(first);
     assert!(Place::take(&count, 2).is_some());
+}
+
+#[test]
+fn cancelling_a_job_that_has_ended_ends_no_step() {
+    let mut bench = Bench::new(64, 2);
+    bench.submit(Spec::new(&[1, 2, 3], 2));
+    bench.submit(Spec::lasting(&[], 30));
+    while !bench.readers[0].is_done() {
+        bench.steps(1);
+    }
+    bench.alarm.begin(Duration::from_secs(3600));
+    bench.readers[0].signal.cancel();
+    assert!(!bench.alarm.is_ringing());
+    // One that runs does, although it has no prompt in the step.
+    bench.cancel(1);
+    assert!(bench.alarm.is_ringing());
+    bench.settle();
 }

@@ -3,19 +3,24 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
+use std::time::Instant;
 
+use crate::engine::alarm::Alarm;
 use crate::engine::backend::Backend;
 use crate::engine::outlet::{Place, Signal};
-use crate::engine::scheduler::{Engine, SharedStats, Stepped};
+use crate::engine::scheduler::{Engine, Stepped};
 use crate::engine::sequence::Submission;
+use crate::engine::stats::SharedStats;
 use crate::error::SubmitError;
 
 /// What an engine thread is told.
 #[derive(Debug)]
 pub(crate) enum Command {
     Submit(Box<Submission>),
-    /// A job was cancelled, or a paused one was read.
+    /// A job was cancelled or answered, or a paused one was read.
     Wake,
 }
 
@@ -25,7 +30,7 @@ pub(crate) struct EngineHandle {
     commands: SyncSender<Command>,
     /// Whether a wake-up is on its way: one is enough.
     waking: Arc<AtomicBool>,
-    abort: Arc<AtomicBool>,
+    alarm: Arc<Alarm>,
     accepted: Arc<AtomicUsize>,
     max_jobs: usize,
     stats: Arc<SharedStats>,
@@ -42,7 +47,7 @@ impl EngineHandle {
     /// A handle for at most `max_jobs` jobs at once, waiting ones included.
     pub(crate) fn new(
         max_jobs: usize,
-        abort: Arc<AtomicBool>,
+        alarm: Arc<Alarm>,
         stats: Arc<SharedStats>,
     ) -> (Self, Inbox) {
         // Every job in the channel holds one of `max_jobs` places, and there is
@@ -52,7 +57,7 @@ impl EngineHandle {
         let handle = Self {
             commands: sender,
             waking: Arc::clone(&waking),
-            abort,
+            alarm,
             accepted: Arc::new(AtomicUsize::new(0)),
             max_jobs,
             stats,
@@ -68,7 +73,7 @@ impl EngineHandle {
 
     /// The flags of a new job.
     pub(crate) fn signal(&self) -> Arc<Signal> {
-        Arc::new(Signal::new(Arc::clone(&self.abort)))
+        Arc::new(Signal::new(Arc::clone(&self.alarm)))
     }
 
     pub(crate) fn submit(&self, job: Submission) -> Result<(), SubmitError> {
@@ -104,9 +109,10 @@ pub(crate) fn run<B: Backend>(engine: &mut Engine<B>, inbox: &Inbox) {
         // running jobs, which may be, all fail, and the backend forgets them.
         match catch_unwind(AssertUnwindSafe(|| engine.step())) {
             Ok(Stepped::Worked) => {}
-            Ok(Stepped::Idle) => match inbox.commands.recv() {
+            Ok(Stepped::Idle) => match wait(inbox, engine.next_wake()) {
                 Ok(command) => apply(engine, inbox, command),
-                Err(_) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             },
             Err(panic) => {
                 let message = panic
@@ -118,6 +124,14 @@ pub(crate) fn run<B: Backend>(engine: &mut Engine<B>, inbox: &Inbox) {
                 engine.fail_running("internal error");
             }
         }
+    }
+}
+
+/// The next command, or a time-out at `until`.
+fn wait(inbox: &Inbox, until: Option<Instant>) -> Result<Command, RecvTimeoutError> {
+    match until {
+        Some(until) => inbox.commands.recv_timeout(until.saturating_duration_since(Instant::now())),
+        None => inbox.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
 

@@ -2,34 +2,39 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Receiver;
 
-use super::fake::{BOMB, EOG, FakeBackend};
+use super::alarm::Alarm;
+use super::bench::Setup;
+use super::fake::BOMB;
 use super::outlet::Signal;
-use super::scheduler::{Engine, SharedStats};
-use super::tests::{Spec, submission};
+use super::specs::{Spec, submission};
+use super::stats::SharedStats;
 use super::thread::{EngineHandle, run};
 use crate::error::GenerationError;
 use crate::job::Event;
 
 /// An engine on its thread; ends when the handle is dropped.
 fn on_thread(n_slots: usize) -> (EngineHandle, std::thread::JoinHandle<usize>) {
-    let abort = Arc::new(AtomicBool::new(false));
+    let alarm = Arc::new(Alarm::new(Arc::new(AtomicBool::new(false))));
     let stats = Arc::new(SharedStats::default());
-    let (handle, inbox) = EngineHandle::new(8, Arc::clone(&abort), Arc::clone(&stats));
+    let (handle, inbox) = EngineHandle::new(8, Arc::clone(&alarm), Arc::clone(&stats));
     let thread = std::thread::spawn(move || {
-        let backend = FakeBackend::new(16, n_slots);
-        let mut engine = Engine::new(backend, vec![EOG], abort, stats);
+        let mut setup = Setup::new(16, n_slots);
+        setup.policy.cache = None;
+        let mut engine = setup.engine(alarm, stats);
         run(&mut engine, &inbox);
-        engine.backend_mut().cells()
+        engine.kv_mut().backend().cells()
     });
     (handle, thread)
 }
 
 fn send(handle: &EngineHandle, spec: &Spec) -> (Receiver<Event>, Arc<Signal>) {
     let signal = handle.signal();
-    let (submission, events) = submission(spec, Arc::clone(&signal), handle.place().unwrap());
+    let (submission, events, _answers) =
+        submission(spec, Arc::clone(&signal), handle.place().unwrap());
     handle.submit(submission).unwrap();
     (events, signal)
 }
@@ -44,6 +49,7 @@ fn drain(handle: &EngineHandle, events: &mut Receiver<Event>, signal: &Signal) -
                     handle.wake();
                 }
             }
+            Event::Candidates { .. } => panic!("asked without a guard"),
             end => return (text, end),
         }
     }
@@ -68,7 +74,7 @@ fn a_panic_fails_the_running_jobs_only() {
 #[test]
 fn a_slow_reader_is_resumed() {
     let (handle, thread) = on_thread(1);
-    let spec = (1..60).map(|n| Spec::new(&[n], 30)).find(|s| s.reference().1 == 30).unwrap();
+    let spec = Spec::lasting(&[], 30);
     let (mut events, signal) = send(&handle, &spec);
     // Wait until the job has paused: nothing is read until then.
     while handle.stats().read().paused == 0 {
@@ -83,7 +89,7 @@ fn a_slow_reader_is_resumed() {
 #[test]
 fn jobs_of_an_engine_that_ends_fail() {
     let (handle, thread) = on_thread(1);
-    let spec = (1..60).map(|n| Spec::new(&[n], 30)).find(|s| s.reference().1 == 30).unwrap();
+    let spec = Spec::lasting(&[], 30);
     let (mut events, _signal) = send(&handle, &spec);
     while handle.stats().read().paused == 0 {
         std::thread::yield_now();
@@ -95,4 +101,23 @@ fn jobs_of_an_engine_that_ends_fail() {
         last = Some(event);
     }
     assert_eq!(last, Some(Event::Failed(GenerationError::Stopped)));
+}
+
+#[test]
+fn a_deadline_is_met_while_nothing_happens() {
+    let (handle, thread) = on_thread(1);
+    let (_paused, signal) = send(&handle, &Spec::lasting(&[], 30));
+    while handle.stats().read().paused == 0 {
+        std::thread::yield_now();
+    }
+    // The only slot is held by a job that nobody reads: no command will come.
+    let soon = Instant::now() + Duration::from_millis(20);
+    let spec = Spec { deadline: Some(soon), ..Spec::new(&[1], 5) };
+    let (mut late, late_signal) = send(&handle, &spec);
+    let (_, end) = drain(&handle, &mut late, &late_signal);
+    assert_eq!(end, Event::Failed(GenerationError::Expired));
+    signal.cancel();
+    handle.wake();
+    drop(handle);
+    thread.join().unwrap();
 }

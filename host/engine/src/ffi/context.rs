@@ -162,6 +162,10 @@ impl Context {
         // none of llama.cpp's assertions about sizes can fail: at most n_batch
         // tokens, at most n_outputs_max outputs, known tokens and sequences.
         let status = batch.with_raw(|raw| unsafe { sys::llama_decode(context, raw) });
+        // A backend other than the CPU computes on after the call; whoever
+        // measures a step wants all of it.
+        // SAFETY: the context is valid; this only waits.
+        unsafe { sys::llama_synchronize(context) };
         match status {
             0 => Decoded::Ok,
             1 => Decoded::NoSpace,
@@ -198,6 +202,25 @@ impl Context {
         // outside of 0..n_seq_max is an assertion in llama.cpp.
         (sequence as usize) < self.limits.n_seq
             && unsafe { sys::llama_memory_seq_rm(self.memory, sequence, from, -1) }
+    }
+
+    /// The sequence `to`, which holds nothing, shares the first `n` positions of
+    /// `from`. False if the numbers cannot be right; the model's memory has to be
+    /// one that can do this ([`super::unshareable`]).
+    pub(crate) fn copy_prefix(&mut self, from: usize, to: usize, n: usize) -> bool {
+        let exist = from < self.limits.n_seq && to < self.limits.n_seq && from != to;
+        let (Ok(from), Ok(to), Ok(n)) = (i32::try_from(from), i32::try_from(to), i32::try_from(n))
+        else {
+            return false;
+        };
+        if !exist || n == 0 {
+            return false;
+        }
+        // SAFETY: the memory belongs to the context and lives as long. Both
+        // sequences exist, or llama.cpp would assert; the cache is unified, so a
+        // part of a sequence can be copied. Nothing but metadata changes.
+        unsafe { sys::llama_memory_seq_cp(self.memory, from, to, 0, n) };
+        true
     }
 
     /// Forgets everything.

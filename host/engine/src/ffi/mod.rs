@@ -104,3 +104,26 @@ pub(crate) fn has_encoder(model: &LlamaModel) -> bool {
     // SAFETY: the model lives as long as the reference and is only read.
     unsafe { sys::llama_model_has_encoder(model_ptr(model).as_ptr()) }
 }
+
+/// Why sequences of this model cannot share cells or drop a part of them;
+/// `None` if they can.
+pub(crate) fn unshareable(model: &LlamaModel) -> Option<&'static str> {
+    let model = model_ptr(model).as_ptr();
+    // SAFETY: the model lives as long as the reference and is only read.
+    let (recurrent, hybrid, window) = unsafe {
+        (
+            sys::llama_model_is_recurrent(model),
+            sys::llama_model_is_hybrid(model),
+            sys::llama_model_n_swa(model),
+        )
+    };
+    if recurrent {
+        Some("its memory is a recurrent state")
+    } else if hybrid {
+        Some("a part of its memory is a recurrent state")
+    } else if window > 0 {
+        Some("it has sliding windows, whose cells are used again")
+    } else {
+        None
+    }
+}

@@ -91,13 +91,7 @@ impl Sampler {
         logits: &mut [f32],
         history: &[u32],
     ) -> Result<u32, GenerationError> {
-        for (token, bias) in &self.bias {
-            if let Some(logit) = logits.get_mut(*token as usize) {
-                *logit += bias;
-            }
-        }
-        self.penalties.apply(logits, history);
-
+        self.adjust(logits, history);
         let token = match &mut self.constraint {
             None => self.method.choose(logits)?,
             // Masking the whole vocabulary costs far more than looking at one
@@ -117,12 +111,65 @@ impl Sampler {
                 self.method.choose(logits)?
             }
         };
-        if let Some(constraint) = &mut self.constraint
-            && !self.eog.contains(&token)
-        {
-            constraint.accept(token)?;
-        }
+        self.accept(token)?;
         Ok(token)
+    }
+
+    /// Makes the logits what [`Self::choose`] draws from: bias, penalties and
+    /// constraint applied. Returns the `k` best with the logarithms of their
+    /// probabilities.
+    pub(crate) fn candidates(
+        &mut self,
+        logits: &mut [f32],
+        history: &[u32],
+        k: usize,
+    ) -> Result<Vec<(u32, f32)>, GenerationError> {
+        self.adjust(logits, history);
+        if let Some(constraint) = &mut self.constraint {
+            mask(constraint, logits)?;
+        }
+        let mut best = select::top_k(logits, k.max(1))?;
+        let greatest = best.first().map_or(0.0, |candidate| candidate.1);
+        let sum: f64 = logits.iter().map(|logit| f64::from(logit - greatest).exp()).sum();
+        for candidate in &mut best {
+            candidate.1 = (f64::from(candidate.1 - greatest) - sum.ln()) as f32;
+        }
+        Ok(best)
+    }
+
+    /// Chooses from logits that went through [`Self::candidates`], and takes the
+    /// token into account.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32, GenerationError> {
+        let token = self.method.choose(logits)?;
+        self.accept(token)?;
+        Ok(token)
+    }
+
+    /// Takes a token that was not chosen; false if the constraint refuses it.
+    pub(crate) fn force(&mut self, token: u32) -> Result<bool, GenerationError> {
+        if let Some(constraint) = &mut self.constraint
+            && !allows(constraint, &self.eog, token)?
+        {
+            return Ok(false);
+        }
+        self.accept(token)?;
+        Ok(true)
+    }
+
+    fn adjust(&mut self, logits: &mut [f32], history: &[u32]) {
+        for (token, bias) in &self.bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+        self.penalties.apply(logits, history);
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), GenerationError> {
+        match &mut self.constraint {
+            Some(constraint) if !self.eog.contains(&token) => constraint.accept(token),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a constraint says that nothing more can follow.

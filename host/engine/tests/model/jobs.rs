@@ -1,10 +1,8 @@
 //! Several jobs at once, slow readers, cancelling.
 
-use std::time::{Duration, Instant};
+use llamero_engine::{Event, FinishReason, SubmitError};
 
-use llamero_engine::{Event, FinishReason, Model, ModelConfig, SubmitError};
-
-use crate::support::{PATIENCE, alone, block_on, collect, config, job, model, run};
+use crate::support::{alone, block_on, collect, job, model, own, run, wait};
 
 const PROMPTS: [&str; 4] = [
     "The capital of France is",
@@ -12,22 +10,6 @@ const PROMPTS: [&str; 4] = [
     "1, 2, 3, 4, 5, 6,",
     "The colors of the rainbow are red, orange,",
 ];
-
-/// A model of its own, for tests that need to know all of its jobs.
-fn own(change: impl FnOnce(&mut ModelConfig)) -> Model {
-    let mut config = config();
-    change(&mut config);
-    Model::load(config, |_| true).expect("model loads")
-}
-
-/// Waits until a condition holds.
-fn wait(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 #[test]
 fn four_jobs_share_the_steps() {

@@ -9,7 +9,9 @@
 mod chat;
 mod constraints;
 mod generation;
+mod guard;
 mod hostile;
 mod jobs;
 mod loading;
+mod sharing;
 mod support;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use llamero_engine::{
     Content, Event, Finished, Generation, GenerationError, Job, Model, ModelConfig, PromptLimits,
@@ -43,6 +43,22 @@ pub fn config() -> ModelConfig {
         // each other at every operation would mostly wait.
         threads: 1,
         ..ModelConfig::default()
+    }
+}
+
+/// A model of its own, for tests that need to know all of its jobs.
+pub fn own(change: impl FnOnce(&mut ModelConfig)) -> Model {
+    let mut config = config();
+    change(&mut config);
+    Model::load(config, |_| true).expect("model loads")
+}
+
+/// Waits until a condition holds.
+pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -95,7 +111,7 @@ pub fn greedy() -> Sampling {
     Sampling { temperature: 0.0, repeat_penalty: 1.0, ..Sampling::default() }
 }
 
-/// A greedy job that continues a text.
+/// A greedy job that continues a text and shares nothing with others.
 pub fn job(text: &str, max_tokens: u32) -> Job {
     let content = Content::Completion {
         system: String::new(),
@@ -104,7 +120,7 @@ pub fn job(text: &str, max_tokens: u32) -> Job {
         separator: String::new(),
     };
     let prompt = model().prepare(&content, &PromptLimits::default()).expect("prompt fits");
-    Job { prompt: prompt.tokens, max_tokens, sampling: greedy(), ..Job::default() }
+    Job { prompt: prompt.tokens, max_tokens, sampling: greedy(), cache: false, ..Job::default() }
 }
 
 /// What became of a job.
@@ -130,6 +146,7 @@ pub async fn collect(mut generation: Generation) -> Outcome {
                 assert!(!piece.text.is_empty(), "empty piece");
                 pieces.push(piece.text);
             }
+            Event::Candidates { .. } => panic!("asked without a guard"),
             Event::Finished(finished) => break Ok(finished),
             Event::Failed(error) => break Err(error),
         }

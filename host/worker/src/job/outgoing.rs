@@ -194,6 +194,8 @@ fn event(event: Option<Event>, account: &mut Account) -> Result<Generated, Error
             Ok(Generated::End(finished, reason))
         }
         Some(Event::Failed(error)) => Err(wire::generation(&error)),
+        // Jobs are submitted without a token guard, so none asks.
+        Some(Event::Candidates { .. }) => Err(wire::panicked()),
         None => Err(wire::generation(&GenerationError::Stopped)),
     }
 }
