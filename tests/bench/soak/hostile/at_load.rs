@@ -62,7 +62,7 @@ pub async fn measure() -> Vec<Bar> {
     for Bad { what, bytes, cause } in &bad {
         let renamed = rig.swap(&rig.stage(bytes), ID);
         let refused = rig.until(ID, what, |a| a["error"].is_string()).await;
-        slowest = slowest.max((renamed.elapsed(), what));
+        slowest = slowest.max((renamed.elapsed(), *what));
         let error = listed_error(&rig).await;
         if !error.contains(cause) {
             unnamed.push(format!("{what}: {error}"));
