@@ -190,7 +190,7 @@ async fn requests(client: Client, course: Arc<Course>) -> Tally {
         }
         allowed.wait_for(|allowed| *allowed > number).await.expect("reloads go on");
         let stream = number.is_multiple_of(2);
-        let of_model = number % (MODEL_EVERY / 2) == 0;
+        let of_model = number.is_multiple_of(MODEL_EVERY / 2);
         // Every other of the model's is a stream: 0, 20, 40 are, and 10, 30, 50 not.
         let stream = if of_model { number.is_multiple_of(MODEL_EVERY) } else { stream };
         let answer = if of_model {
