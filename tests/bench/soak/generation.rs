@@ -84,7 +84,11 @@ pub async fn js_compile(plan: &Plan) -> Vec<Bar> {
         // By now the streams have taken their chain, which stays without the plugin.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let renamed = rig.swap(&staged, ID);
-        let plugin = rig.until(ID, "the JavaScript plugin", Value::is_object).await;
+        // While it is compiled for the first time it is listed, with neither.
+        let settled = |plugin: &Value| {
+            plugin["generation"] != 0 && !plugin.is_null() || plugin["error"].is_string()
+        };
+        let plugin = rig.until(ID, "the JavaScript plugin", settled).await;
         let compiled = renamed.elapsed().as_secs_f64();
         assert!(plugin["error"].is_null(), "it was refused: {plugin}");
         let during = during.await.expect("streams");

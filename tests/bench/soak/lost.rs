@@ -72,7 +72,9 @@ pub async fn measure(plan: &Plan) -> Vec<Bar> {
             symlink(Path::new(LINK).join(&name), dir.join(name)).expect("link a plugin");
         }
     };
-    let rig = Rig::start(prepare, |worker| worker.env("llm_threads", "0")).await;
+    // One compute thread, as the harness sets it: with one for each core, the compiler,
+    // which steps back behind everybody, takes many seconds for each reload.
+    let rig = Rig::start(prepare, |worker| worker).await;
     let (allow, allowed) = watch::channel(0);
     let course = Arc::new(Course {
         total: plan.requests,

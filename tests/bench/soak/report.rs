@@ -69,7 +69,9 @@ impl Bar {
 
     /// A scenario that did not come to its end.
     pub fn stopped(error: &tokio::task::JoinError) -> Self {
-        Self::holds("the scenario", "comes to its end", format!("stopped: {error}"), false)
+        // The whole text, with the logs of all processes, is on standard error.
+        let text: String = error.to_string().chars().take(200).collect();
+        Self::holds("the scenario", "comes to its end", "no".to_owned(), false).also(&text)
     }
 
     /// Adds to what was measured.

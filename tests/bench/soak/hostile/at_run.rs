@@ -25,13 +25,21 @@ const SHARE: u32 = 2;
 /// What a failure may come later than its budget ends.
 const SLACK: Duration = Duration::from_millis(50);
 
-/// Default limit of a plugin's memory, what the host may need beside it, and what may
-/// stay, in KiB.
-const MEMORY_KIB: u64 = 64 << 10;
+/// The most that a plugin here can fill of its memory, what the host may need beside it,
+/// and what may stay, in KiB.
+const MEMORY_KIB: u64 = 32 << 10;
 const BESIDE_KIB: u64 = 8 << 10;
 
 /// How long after the last request memory may still be above what it was before.
 const BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// A breaker would answer for the plugin after a few failures. The largest table that a
+/// plugin can have is far below the memory that it may have by default. And filling all
+/// of that memory takes about the CPU time that it may have, so that the one limit or
+/// the other would be met first, as the machine likes.
+const CONFIG: &str = "hook_breaker = false\n\
+    [plugins.table-bomb]\nlimits = { memory_mib = 1 }\n\
+    [plugins.memory-bomb]\nlimits = { memory_mib = 32 }";
 
 /// One kind of harm.
 struct Bad {
@@ -85,8 +93,7 @@ pub async fn measure(plan: &Plan) -> Vec<Bar> {
         put(dir, "version", &files::version(0));
         put(dir, "z-respond", &files::plugin("respond"));
     };
-    // A breaker would answer for the plugin after a few failures.
-    let rig = Rig::start(prepare, |worker| worker.config("hook_breaker = false")).await;
+    let rig = Rig::start(prepare, |worker| worker.config(CONFIG)).await;
     let spinners = Spinners::start();
     let traffic = Traffic::start(rig.client.clone(), 0, Duration::from_millis(20));
     let mut bars = Vec::new();

@@ -66,30 +66,21 @@ pub fn giant_description() -> Vec<u8> {
     plugin.module()
 }
 
-/// Asked in a chat, it makes its tables as large as it can; other requests pass.
+/// Asked in a chat, it makes its table larger than 1 MiB of
+/// memory allows; other requests pass.
 pub fn table_bomb() -> Vec<u8> {
-    // 40 tables of 200,000 pointers are the memory that a plugin may have.
-    const TABLES: usize = 50;
     let mut guest = Guest::new();
     let pass = guest.image.pass();
     let content = crate::guest::CONTENT;
-    let grow: String = (0..TABLES)
-        .map(|table| {
-            format!(
-                "(if (i32.eq (table.grow $t{table} (ref.null func) (i32.const 199000))
-                             (i32.const -1))
-                     (then unreachable))"
-            )
-        })
-        .collect();
-    let tables: String = (0..TABLES).map(|table| format!("(table $t{table} 1 funcref)")).collect();
     guest
         .on_request(&format!(
             "(if (i32.eq (i32.load8_u offset={content} (local.get $args)) (i32.const 1))
-                 (then {grow}))
+                 (then (if (i32.eq (table.grow $t (ref.null func) (i32.const 190000))
+                                   (i32.const -1))
+                     (then unreachable))))
              (i32.const {pass})"
         ))
-        .with(&tables)
+        .with("(table $t 1 funcref)")
         .module()
 }
 
