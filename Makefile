@@ -89,6 +89,10 @@ bench-hooks: setup plugins ## Measure the plugin host against the alternatives; 
 	@$(CARGO) bench --locked --workspace --bench hook_call
 	@scripts/bench-report "$(CRITERION_HOME)"
 
+.PHONY: soak
+soak: build model plugins ## Hold the plugin host to its bars over minutes; write docs/benchmarks-soak.md.
+	@$(CARGO) bench --locked --workspace --bench soak -- --write $(SOAK)
+
 .PHONY: fmt
 fmt: ## Format the code.
 	@$(CARGO) fmt --all

@@ -19,7 +19,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 use tracing::{debug, warn};
@@ -32,8 +32,12 @@ use crate::error::HostError;
 const KEEP_LISTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long a file is kept that no list names: the worker that has just written it
-/// may be about to name it.
-const KEEP_FILES: Duration = Duration::from_secs(24 * 60 * 60);
+/// names it when its probation is over, which is after a minute at most.
+const KEEP_FILES: Duration = Duration::from_secs(10 * 60);
+
+/// How often a worker looks for files that can go. A folder whose plugins change all
+/// the time would otherwise fill the disk: most versions never become a good one.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
 
 /// What is remembered of one plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,12 +63,15 @@ pub(crate) struct LastGood {
 }
 
 struct Place {
+    base: PathBuf,
     files: PathBuf,
     list: PathBuf,
     /// The hooks folder.
     folder: String,
     /// Reading, changing and writing the list is one step.
     writing: Mutex<()>,
+    /// The last look for files that can go.
+    cleaned: Mutex<Option<Instant>>,
 }
 
 impl LastGood {
@@ -87,7 +94,8 @@ impl LastGood {
         let key = key.get(..16).unwrap_or_default();
         let list = base.join(format!("{key}.json"));
         clean_up(&base, &files);
-        let place = Place { files, list, folder, writing: Mutex::new(()) };
+        let (writing, cleaned) = (Mutex::new(()), Mutex::new(Some(Instant::now())));
+        let place = Place { base, files, list, folder, writing, cleaned };
         Ok(Self { place: Some(place) })
     }
 
@@ -113,16 +121,17 @@ impl LastGood {
         Some(content)
     }
 
-    /// Whether the file of this digest has to be stored.
+    /// Whether the file of this digest has to be stored. One that is there is as
+    /// good as new from now on: somebody else may have stored it long ago.
     pub(crate) fn lacks(&self, digest: &str) -> bool {
-        self.place.as_ref().is_some_and(|place| !place.file(digest).exists())
+        self.place.as_ref().is_some_and(|place| !renew(&place.file(digest)))
     }
 
     /// Stores a file. It counts for nothing until a plugin's record names it.
     pub(crate) fn store(&self, digest: &str, bytes: &[u8]) {
-        if let Some(place) = &self.place
-            && let Err(error) = write(&place.file(digest), bytes)
-        {
+        let Some(place) = &self.place else { return };
+        place.clean_up();
+        if let Err(error) = write(&place.file(digest), bytes) {
             place.complain("a last good version", &error);
         }
     }
@@ -177,6 +186,14 @@ impl LastGood {
 }
 
 impl Place {
+    fn clean_up(&self) {
+        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        if cleaned.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
+            *cleaned = Some(Instant::now());
+            clean_up(&self.base, &self.files);
+        }
+    }
+
     fn file(&self, digest: &str) -> PathBuf {
         self.files.join(format!("{digest}.wasm"))
     }
@@ -245,6 +262,15 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// Makes a file's last change now; false if there is no such file.
+fn renew(path: &Path) -> bool {
+    let Ok(file) = File::options().write(true).open(path) else { return false };
+    if let Err(error) = file.set_modified(SystemTime::now()) {
+        debug!(path = %path.display(), %error, "the file stays as old as it is");
+    }
+    true
 }
 
 /// Removes lists of folders that are long gone, and files that no list names. What

@@ -130,6 +130,31 @@ fn what_nothing_names_goes_when_it_is_old() {
 }
 
 #[test]
+fn versions_that_never_became_good_do_not_pile_up() {
+    let bench = Bench::new();
+    let (last_good, other) = (bench.open("one"), bench.open("two"));
+    let good = keep(&last_good, "a", "good");
+    let place = last_good.place.as_ref().unwrap();
+    let [tried, renewed] = ["tried", "renewed"].map(|content| {
+        let digest = artifact::digest(content.as_bytes());
+        last_good.store(&digest, content.as_bytes());
+        digest
+    });
+    for digest in [&good, &tried, &renewed] {
+        age(&place.file(digest), KEEP_FILES * 2);
+    }
+    // Another worker of this cache tries a version that is there already.
+    assert!(!other.lacks(&renewed));
+    let there = || [&good, &tried, &renewed].map(|digest| place.file(digest).exists());
+
+    last_good.store(&artifact::digest(b"next"), b"next");
+    assert_eq!(there(), [true, true, true], "the last look was a moment ago");
+    *place.cleaned.lock().unwrap() = None;
+    last_good.store(&artifact::digest(b"one more"), b"one more");
+    assert_eq!(there(), [true, false, true]);
+}
+
+#[test]
 fn the_place_is_private() {
     let bench = Bench::new();
     keep(&bench.open("one"), "a", "version one");

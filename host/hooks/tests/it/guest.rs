@@ -280,8 +280,10 @@ impl Guest {
     pub fn module(&self) -> Vec<u8> {
         let mut module = wat::parse_str(self.wat()).unwrap();
         let mut resolve = Resolve::default();
-        let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
-        resolve.push_dir(&wit).unwrap();
+        // Other crates of the workspace use this file too, from other depths.
+        let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut folders = crate_folder.ancestors().map(|folder| folder.join("wit"));
+        resolve.push_dir(folders.find(|wit| wit.is_dir()).unwrap()).unwrap();
         let mut world = String::from("package test:guest;\nworld guest {\n");
         for import in &self.imported {
             let _ = writeln!(world, "import llamero:hooks/{import}@0.1.0;");
