@@ -88,6 +88,12 @@ bench-hooks: setup plugins ## Measure the plugin host against the alternatives; 
 	@$(CARGO) bench --locked --workspace --bench hook_call
 	@scripts/bench-report "$(CRITERION_HOME)"
 
+# Cases and rounds: make bench-engine ARGS="--workload b1,b2-8 --rounds 3"
+.PHONY: bench-engine
+bench-engine: build model ## Measure the worker against llama-server; write docs/benchmarks-engine.md (hours).
+	@LLAMA_SERVER_BIN="$$(scripts/llama-server)"; export LLAMA_SERVER_BIN; \
+	$(CARGO) bench --locked --workspace --bench engine -- $(ARGS)
+
 .PHONY: fmt
 fmt: ## Format the code.
 	@$(CARGO) fmt --all
