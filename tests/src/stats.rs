@@ -84,8 +84,8 @@ mod tests {
     fn the_interval_holds_the_median_and_narrows_with_more_values() {
         let spread = |count: u32| -> (f64, f64) {
             let values: Vec<f64> = (0..count).map(|n| f64::from(n % 5)).collect();
-            let (low, high) = interval(&values).unwrap();
-            let middle = median(&values).unwrap();
+            let (low, high) = interval(&values).unwrap_or((f64::NAN, f64::NAN));
+            let middle = median(&values).unwrap_or(f64::NAN);
             assert!(low <= middle && middle <= high, "{low} {middle} {high}");
             (low, high)
         };

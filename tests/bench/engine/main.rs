@@ -21,7 +21,13 @@
 )]
 
 #[path = "../../it/harness/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the tests, which use more of it")]
+#[allow(
+    dead_code,
+    unused_imports,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "shared with the tests, which use more of it and fail by panicking"
+)]
 mod harness;
 
 mod arguments;

@@ -66,7 +66,8 @@ impl Client {
         Ok(Stream { _sender: sender, _connection: connection, body, buffer: Vec::new(), sent })
     }
 
-    /// Calls one of the endpoints that answer with one JSON object.
+    /// Calls one of the endpoints that answer with one JSON object; `Null` is no
+    /// body.
     pub async fn call(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let (mut sender, _connection) = self.connect().await?;
         let response = send(&mut sender, self.address, method, path, body).await?;
@@ -97,13 +98,14 @@ async fn send(
     path: &str,
     body: &Value,
 ) -> Result<hyper::Response<Incoming>, String> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
     let request = hyper::Request::builder()
         .method(method)
         .uri(path)
         .header("Host", address.to_string())
         .header("Content-Type", "application/json")
         .header("Connection", "close")
-        .body(Full::new(Bytes::from(body.to_string())))
+        .body(Full::new(Bytes::from(body)))
         .map_err(|error| error.to_string())?;
     sender.send_request(request).await.map_err(|error| error.to_string())
 }
