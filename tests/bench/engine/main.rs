@@ -86,7 +86,7 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
     if !arguments.is_quick {
         let page = repository().join("docs/benchmarks-engine.md");
         report::write(&measured, &page)?;
-        eprintln!("wrote {} and the picture beside it", page.display());
+        eprintln!("wrote {} and the pictures beside it", page.display());
     }
     Ok(())
 }

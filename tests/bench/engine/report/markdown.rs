@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use llamero_tests::bars::{Verdict, number};
 use llamero_tests::stats::median;
 
-use super::{Measured, judged};
+use super::{FIGURES, Measured, RATIOS, heading, judged};
 use crate::probe::instruction_sets;
 use crate::results::{Conditions, Outcome, Run};
 use crate::workloads::cases::Case;
@@ -23,9 +23,12 @@ pub fn report(measured: &[Measured]) -> String {
     let mut text = gate(&outcomes);
     text += &conditions(&outcomes);
     text += &bars(measured);
-    text += "\nA ratio is Llamero's figure divided by llama-server's, in the same round; in \
-             brackets stands the 95 % interval of its median. A bar is met when the whole interval \
-             is within it.\n\n![Ratios to the default llama-server](benchmarks-engine.svg)\n";
+    let _ = write!(
+        text,
+        "\nA ratio is Llamero's figure divided by llama-server's, in the same round; in brackets \
+         stands the 95 % interval of its median. A bar is met when the whole interval is within \
+         it.\n\n![Ratios to the default llama-server]({RATIOS})\n\n![The medians]({FIGURES})\n"
+    );
     for (case, outcome) in measured {
         text += &format!("\n## {}: {}\n\n", case.id, case.title);
         match outcome {
@@ -197,11 +200,6 @@ fn details(case: &Case, outcome: &Outcome) -> String {
         text += "\nllama-server keeps one model in a process, so there is nothing to compare.\n";
     }
     text
-}
-
-/// The first one is the default, the others are named by their arguments.
-fn heading(name: &str) -> String {
-    if name.starts_with('-') { format!("server `{name}`") } else { name.to_owned() }
 }
 
 /// The names of all figures, in the order of the alphabet.
