@@ -93,6 +93,12 @@ bench-hooks: setup plugins ## Measure the plugin host against the alternatives; 
 soak: build model plugins ## Hold the plugin host to its bars over minutes; write docs/benchmarks-soak.md.
 	@$(CARGO) bench --locked --workspace --bench soak -- --write $(SOAK)
 
+# Cases and rounds: make bench-engine ARGS="--workload b1,b2-8 --rounds 3"
+.PHONY: bench-engine
+bench-engine: build model ## Measure the worker against llama-server; write docs/benchmarks-engine.md (hours).
+	@LLAMA_SERVER_BIN="$$(scripts/llama-server)"; export LLAMA_SERVER_BIN; \
+	$(CARGO) bench --locked --workspace --bench engine -- $(ARGS)
+
 .PHONY: fmt
 fmt: ## Format the code.
 	@$(CARGO) fmt --all

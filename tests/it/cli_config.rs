@@ -128,6 +128,15 @@ async fn settings_shows_every_setting_and_option() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn settings_shows_what_llama_cpp_was_built_for() {
+    let settings = effective(Cli::new(&["settings", "--json"])).await;
+    let info = settings["system_info"].as_str().expect("a line of text");
+    assert!(info.contains("CPU : "), "{info}");
+    let table = Cli::new(&["settings"]).run().await.stdout;
+    assert!(table.contains(info), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_and_password_in_the_url() {
     let nats = Nats::with("authorization { user: clerk, password: s3cr3t }");
     let url = nats.url().replace("nats://", "nats://clerk:s3cr3t@");

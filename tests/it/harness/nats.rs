@@ -47,6 +47,12 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// The process id; `None` while the server is stopped.
+    #[allow(dead_code, reason = "the load generator adds the server's CPU time to the worker's")]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// Kills the server without a farewell to its clients.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {

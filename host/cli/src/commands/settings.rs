@@ -1,4 +1,5 @@
-//! `llamero settings`: the configuration in effect, without secrets.
+//! `llamero settings`: the configuration in effect, without secrets, and what
+//! llama.cpp was built for.
 
 use llamero_worker::settings::Effective;
 use serde_json::{Value, json};
@@ -15,10 +16,11 @@ use crate::{logging, output};
 pub fn run(args: &SettingsArgs) -> Result<Exit, Failure> {
     let settings = load_worker(&args.worker)?;
     logging::check_filter(&settings.log.filter)?;
+    let system_info = llamero_worker::system_info();
     let text = if args.json {
-        format!("{:#}", json!({ "settings": settings.effective() }))
+        format!("{:#}", json!({ "settings": settings.effective(), "system_info": system_info }))
     } else {
-        settings_table(settings.effective())
+        format!("{}\n\nllama.cpp: {system_info}", settings_table(settings.effective()))
     };
     output::line(&text).map_err(anyhow::Error::from)?;
     Ok(Exit::Ok)

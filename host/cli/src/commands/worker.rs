@@ -40,6 +40,7 @@ pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
     logging::init(format, &settings.log.filter)?;
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     tracing::info!(target: "llamero", version = env!("CARGO_PKG_VERSION"), "Llamero worker");
+    tracing::info!(target: "llamero", system_info = llamero_worker::system_info(), "llama.cpp");
 
     let shutdown = ShutdownSignals::default();
     let passed_on = shutdown.clone();
