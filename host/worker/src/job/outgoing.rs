@@ -158,7 +158,7 @@ fn end(
 }
 
 /// Answers the engine, which waits with this job only.
-fn decide(generation: &Generation, verdict: GuardVerdict) {
+fn decide(generation: &mut Generation, verdict: GuardVerdict) {
     if let Err(error) = generation.decide(verdict) {
         // It has asked, so that this is a defect; the job's next event tells more.
         tracing::error!(%error, "a verdict on a token was not taken");
@@ -194,8 +194,6 @@ fn event(event: Option<Event>, account: &mut Account) -> Result<Generated, Error
             Ok(Generated::End(finished, reason))
         }
         Some(Event::Failed(error)) => Err(wire::generation(&error)),
-        // Jobs are submitted without a token guard, so none asks.
-        Some(Event::Candidates { .. }) => Err(wire::panicked()),
         None => Err(wire::generation(&GenerationError::Stopped)),
     }
 }

@@ -90,7 +90,7 @@ impl Model {
         let waiting = |tenant| self.of_tenant(tenant, &[ModelState::Waiting]);
         let last_of = |tenant| {
             let own = |ticket: &&u64| self.jobs[*ticket].tenant == tenant;
-            self.fifo.iter().filter(own).next_back().copied()
+            self.fifo.iter().rfind(own).copied()
         };
         let most = (0..3).map(waiting).max()?;
         if most < waiting(tenant) + 2 {
