@@ -34,7 +34,7 @@ const LONGEST: usize = 110;
 
 /// Prompts that often begin alike.
 fn prompt() -> impl Strategy<Value = Vec<u32>> {
-    let base = (1u32..4, 0usize..20).prop_map(|(base, n)| {
+    let base = (1u32..3, 4usize..25).prop_map(|(base, n)| {
         (0..n as u32).map(|at| 1 + (base * 7 + at * base) % 50).collect::<Vec<u32>>()
     });
     (base, prop::collection::vec(1u32..POISON - 1, 1..25))
@@ -76,7 +76,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         // From room for one job only to room for all.
         prop_oneof![3 => LONGEST..2 * LONGEST, 1 => Just(10_000usize)],
         prop::bool::weighted(0.8),
-        any::<bool>(),
+        prop::bool::weighted(0.9),
         0usize..20,
         any::<bool>(),
         (0usize..200, 0usize..60),
