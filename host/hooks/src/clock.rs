@@ -6,18 +6,32 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::ticker::TICK;
 
 /// Counts one call's CPU time. The future writes it and the epoch callback, on
 /// the same thread and inside the same poll, reads it; the atomics are there for
 /// the type system, and for polls that move between threads.
+///
+/// Reading the thread's clock is a system call that takes as long as a small plugin.
+/// So a poll that sees no tick is charged what passed on the wall, and at most a
+/// tick; one that sees a tick is on the thread's clock from then on. A thread that
+/// was not scheduled is charged a tick at most, once a poll.
 #[derive(Debug, Default)]
 pub(crate) struct CpuClock {
+    /// CPU time of the finished polls.
     spent: AtomicU64,
+    /// When the poll in progress began, on the wall.
     poll_began: AtomicU64,
+    /// What was charged for the poll in progress before its first tick, and the
+    /// thread's clock at that tick; 0 before it.
+    head: AtomicU64,
+    thread_base: AtomicU64,
 }
 
 impl CpuClock {
@@ -25,9 +39,17 @@ impl CpuClock {
         self.spent.store(0, Ordering::Relaxed);
     }
 
-    /// CPU time so far, called from inside a poll.
+    /// CPU time so far, called at a tick and so from inside a poll.
     pub(crate) fn used(&self) -> Duration {
-        let poll = thread_nanos().saturating_sub(self.poll_began.load(Ordering::Relaxed));
+        let base = self.thread_base.load(Ordering::Relaxed);
+        let poll = if base == 0 {
+            let head = self.since_poll_began();
+            self.head.store(head, Ordering::Relaxed);
+            self.thread_base.store(thread_nanos().max(1), Ordering::Relaxed);
+            head
+        } else {
+            self.head.load(Ordering::Relaxed) + thread_nanos().saturating_sub(base)
+        };
         Duration::from_nanos(self.spent.load(Ordering::Relaxed) + poll)
     }
 
@@ -40,14 +62,32 @@ impl CpuClock {
     pub(crate) async fn metered<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            let began = thread_nanos();
-            self.poll_began.store(began, Ordering::Relaxed);
+            self.thread_base.store(0, Ordering::Relaxed);
+            self.poll_began.store(wall_nanos(), Ordering::Relaxed);
             let polled = future.as_mut().poll(cx);
-            self.spent.fetch_add(thread_nanos().saturating_sub(began), Ordering::Relaxed);
+            let base = self.thread_base.load(Ordering::Relaxed);
+            let poll = if base == 0 {
+                self.since_poll_began()
+            } else {
+                self.head.load(Ordering::Relaxed) + thread_nanos().saturating_sub(base)
+            };
+            self.spent.fetch_add(poll, Ordering::Relaxed);
             polled
         })
         .await
     }
+
+    fn since_poll_began(&self) -> u64 {
+        let wall = wall_nanos().saturating_sub(self.poll_began.load(Ordering::Relaxed));
+        wall.min(TICK.as_nanos() as u64)
+    }
+}
+
+/// The wall clock, from the first time that anybody asked.
+fn wall_nanos() -> u64 {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let origin = ORIGIN.get_or_init(Instant::now);
+    u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn thread_nanos() -> u64 {
@@ -74,14 +114,24 @@ mod tests {
         let idle = clock.total();
         assert!(idle < Duration::from_millis(25), "{idle:?}");
 
-        clock.reset();
-        runtime.block_on(clock.metered(async {
+        // Without a tick nobody can tell computing from not being scheduled.
+        let spin = |nanos| {
             let began = thread_nanos();
-            while thread_nanos() - began < 20_000_000 {
+            while thread_nanos() - began < nanos {
                 std::hint::spin_loop();
             }
+        };
+        clock.reset();
+        runtime.block_on(clock.metered(async { spin(5_000_000) }));
+        assert_eq!(clock.total(), TICK);
+
+        clock.reset();
+        runtime.block_on(clock.metered(async {
+            spin(1_000_000);
+            clock.used();
+            spin(20_000_000);
         }));
         let busy = clock.total();
-        assert!(busy >= Duration::from_millis(20), "{busy:?}");
+        assert!(busy >= Duration::from_millis(21), "{busy:?}");
     }
 }

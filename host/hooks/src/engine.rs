@@ -189,11 +189,12 @@ fn on_tick(mut store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<Updat
     call.ticks = call.ticks.wrapping_add(1);
     let yields = call.ticks.is_multiple_of(TICKS_BETWEEN_YIELDS);
     let state = store.data();
-    let on_callers_thread = state.job.slice_end().is_some();
-    if on_callers_thread {
+    // A tick says nothing by itself: the guest may have been entered just before.
+    let used_up = state.job.slice_end().is_some_and(|end| Instant::now() > end);
+    if used_up {
         state.plugin.slow.mark();
     }
-    if yields || on_callers_thread {
+    if yields || used_up {
         // wasmtime's own `Yield` wakes itself at once, which can keep tokio from
         // running anything else.
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))

@@ -6,6 +6,7 @@
 //! called when is the business of `run` and `load`.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -254,6 +255,8 @@ pub(crate) async fn guard<T>(
     entry: impl Future<Output = wasmtime::Result<T>>,
 ) -> Ended<T> {
     let _ticking = host.ticker.enter();
+    // It is large, and would otherwise be moved once for each layer around it.
+    let entry = pin!(entry);
     let timed = tokio::time::timeout_at(budget.deadline.into(), clock.metered(entry));
     tokio::select! {
         biased;

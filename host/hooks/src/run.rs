@@ -37,7 +37,10 @@ impl JobState {
             }
             let watch = Watch::start(plugin, Phase::Request, &self.shared);
             let span = watch.span.clone();
-            let step = self.request_step(place, &watch, &request, &given).instrument(span).await;
+            // Boxed, here and elsewhere: futures are moved into each future around
+            // them, and those of calls are large.
+            let step = Box::pin(self.request_step(place, &watch, &request, &given));
+            let step = step.instrument(span).await;
             match self.leave(place, watch, step) {
                 Ok(Step::Pass) => {}
                 Ok(Step::Change(changed, _)) => {
@@ -112,7 +115,7 @@ impl JobState {
             }
             let watch = Watch::start(plugin, Phase::Prompt, &self.shared);
             let span = watch.span.clone();
-            let step = self.prompt_step(place, &watch, &mut prompt, replaced);
+            let step = Box::pin(self.prompt_step(place, &watch, &mut prompt, replaced));
             let step = step.instrument(span).await;
             match self.leave(place, watch, step) {
                 Ok(Step::Pass) => {}

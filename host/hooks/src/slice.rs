@@ -4,17 +4,19 @@
 //! Most calls take a few microseconds, and waking another thread for one takes
 //! longer than the call. So a phase is begun where the job is. It moves to the
 //! hooks' runtime when it waits for anything, when an instance has to be made for
-//! it, and at the first tick of the ticker that finds it in a guest. The caller's
-//! runtime is protected from guests in three ways: a slice is at most about a tick
-//! long, there is one at a time in the whole host, and a plugin that has used a
+//! it, and at the first tick of the ticker that finds it in a guest after its slice.
+//! The caller's runtime is protected from guests in three ways: a slice is a tick long
+//! and noticed to be over within another one, there is one at a time in the whole host, and a plugin that has used a
 //! slice up gets none for its next [`CALLS_ELSEWHERE`] calls.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
+
+use tokio::task::unconstrained;
 
 use crate::error::Phase;
 use crate::host::Shared;
@@ -96,6 +98,9 @@ pub(crate) fn poll_here<T>(
     };
     // Timers that the work starts must belong to the runtime that it may move to.
     let _context = host.runtime.handle().enter();
+    // A caller that has used up its turn on its runtime would make any wait in a call
+    // look like one that takes long.
+    let mut work = pin!(unconstrained(work.as_mut()));
     match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(Poll::Ready(done)) => Polled::Ready(done),
         Ok(Poll::Pending) => Polled::Pending,

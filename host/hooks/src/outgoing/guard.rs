@@ -97,7 +97,7 @@ impl JobState {
             return Ok(GuardVerdict::Pass);
         }
         let began = Instant::now();
-        let judged = self.call_guard_next(guard, previous, candidates).await;
+        let judged = Box::pin(self.call_guard_next(guard, previous, candidates)).await;
         guard.wall += began.elapsed();
         guard.cpu += self.cpu(guard.place);
         let chain = Arc::clone(&self.chain);

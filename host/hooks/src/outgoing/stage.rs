@@ -212,7 +212,7 @@ impl JobState {
             return;
         }
         if let (true, Kind::Filter { .. }) = (stage.live, &stage.kind) {
-            let closed = self.call_close(stage, ending).await;
+            let closed = Box::pin(self.call_close(stage, ending)).await;
             let (verdict, error) = match &closed {
                 Ok(_) => (verdict_of(stage), None),
                 Err(error) => (Verdict::Failed, Some(error)),
@@ -273,7 +273,9 @@ impl JobState {
     async fn push(&mut self, stage: &mut Stage, chunk: Chunk) -> Result<String, End> {
         let began = Instant::now();
         let text = chunk.text.clone();
-        let called = self.call_push(stage, chunk).await;
+        // Boxed, here and elsewhere: futures are moved into each future around them,
+        // and those of calls are large.
+        let called = Box::pin(self.call_push(stage, chunk)).await;
         stage.wall += began.elapsed();
         stage.cpu += self.cpu(stage.place);
         stage.pushes = stage.pushes.saturating_add(1);
@@ -325,7 +327,7 @@ impl JobState {
         let limits = &chain.plugins[stage.place].shared.limits;
         let released = match &mut stage.kind {
             Kind::Filter { .. } => {
-                let tail = self.call_close(stage, ending).await;
+                let tail = Box::pin(self.call_close(stage, ending)).await;
                 let Kind::Filter { held, .. } = &mut stage.kind else {
                     return Ok(String::new());
                 };
@@ -337,7 +339,7 @@ impl JobState {
             }
             Kind::Whole { text } => {
                 let text = std::mem::take(text);
-                match self.call_response(stage, &text, ending).await {
+                match Box::pin(self.call_response(stage, &text, ending)).await {
                     Ok(response_hook::Verdict::Pass) => Ok(Released::Text(text)),
                     Ok(response_hook::Verdict::Replace(new)) => {
                         stage.changed |= new != text;
@@ -451,7 +453,7 @@ impl JobState {
         if stage.is_open() && stage.live {
             // Its text was the last, so that its tail has no place to go.
             let closed = match stage.kind {
-                Kind::Filter { .. } => self.call_close(stage, ending).await.err(),
+                Kind::Filter { .. } => Box::pin(self.call_close(stage, ending)).await.err(),
                 Kind::Whole { .. } => None,
             };
             if closed.is_some() {
