@@ -6,8 +6,9 @@
 //! hooks' runtime when it waits for anything, when an instance has to be made for
 //! it, and at the first tick of the ticker that finds it in a guest after its slice.
 //! The caller's runtime is protected from guests in three ways: a slice is a tick long
-//! and noticed to be over within another one, there is one at a time in the whole host, and a plugin that has used a
-//! slice up gets none for its next [`CALLS_ELSEWHERE`] calls.
+//! and noticed to be over within another one, there is one at a time in the whole
+//! host, and a plugin that has used a slice up gets none for its next
+//! [`CALLS_ELSEWHERE`] calls.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,11 +2,11 @@
 //!
 //! The group `request-hook` measures one job with one request phase of a plugin
 //! that does nothing, on a request of 1 KB: begin the job, call, drop the job, and
-//! the way to the hooks' own threads and back with it. Beside it stand
+//! the way to the hooks' own threads and back where it takes that. Beside it stand
 //!
 //! * `native`: the same function in Rust, called directly;
-//! * `hop`: an empty task on the threads of another runtime, which is what keeping
-//!   guests off the caller's threads costs by itself;
+//! * `hop`: an empty task on the threads of another runtime, which is what going to
+//!   the hooks' own threads costs by itself;
 //! * `sidecar`: the same function behind HTTP on loopback (`sidecar.rs`);
 //! * `per-call`: the same component, instantiated for every call without
 //!   `InstancePre` and without a pool (`per_call.rs`).
