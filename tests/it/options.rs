@@ -146,6 +146,29 @@ async fn input_separator_stands_between_the_inputs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn equal_prompts_are_shared_as_the_options_say() {
+    let client = plain().client().await;
+    // Some hundred tokens that no other test sends.
+    let text = "The lighthouse keeper counted nineteen herons. ".repeat(20);
+    let cached = async |options: Value| {
+        let mut all = options;
+        all["max_tokens"] = 1.into();
+        let body = client.predict(prompt(&text, all)).await;
+        let usage = &body["predict"]["usage"];
+        let number = |name: &str| usage[name].as_u64().unwrap_or_else(|| panic!("{body}"));
+        assert!(number("cached_tokens") < number("prompt_tokens"), "{body}");
+        number("cached_tokens")
+    };
+    assert_eq!(cached(json!({"cache_salt": "a"})).await, 0, "nobody has sent it before");
+    let shared = cached(json!({"cache_salt": "a"})).await;
+    assert!(shared > 0 && shared.is_multiple_of(16), "whole blocks: {shared}");
+    assert_eq!(cached(json!({"cache_salt": "a", "cache_prompt": false})).await, 0);
+    assert_eq!(cached(json!({"cache_salt": "b"})).await, 0, "another salt shares nothing");
+    assert_eq!(cached(json!({})).await, 0, "nor does none");
+    assert!(cached(json!({"cache_salt": "a", "cache_pin": true})).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn control_tokens_in_text_need_parse_special() {
     let client = plain().client().await;
     let tokens = async |parse: bool| {
