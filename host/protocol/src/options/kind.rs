@@ -13,6 +13,9 @@ use super::ResolvedOptions;
 /// Longest `grammar`, in bytes.
 pub const MAX_GRAMMAR_BYTES: usize = 64 * 1024;
 
+/// Longest `cache_salt`, in bytes: the worker keeps it with each cached prompt.
+pub const MAX_SALT_BYTES: usize = 256;
+
 /// Longest `json_schema`, in bytes of its JSON text.
 pub const MAX_SCHEMA_BYTES: usize = 256 * 1024;
 

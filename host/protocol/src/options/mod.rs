@@ -18,7 +18,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub(crate) use kind::whole;
-pub use kind::{MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, MAX_STOP_BYTES, MAX_STOPS};
+pub use kind::{
+    MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SALT_BYTES, MAX_SCHEMA_BYTES, MAX_STOP_BYTES,
+    MAX_STOPS,
+};
 pub use patch::{check_hook_options, grammar_set_by_hook};
 pub use resolve::{
     InitOptions, OptionDefaults, OptionError, ResolvedOptions, list_options, model_choice, resolve,

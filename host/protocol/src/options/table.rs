@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use DefaultValue::{Bool, EmptyList, EmptyObject, Float, Int, Null, Text};
 
-use super::kind::{Kind, MAX_GRAMMAR_BYTES, MAX_SHIFT};
+use super::kind::{Kind, MAX_GRAMMAR_BYTES, MAX_SALT_BYTES, MAX_SHIFT};
 use super::{OptionError, ResolvedOptions};
 
 /// One row of the table.
@@ -350,7 +350,7 @@ pub static OPTIONS: &[OptionSpec] = &[
     OptionSpec::extension(
         "cache_salt",
         Text(""),
-        text(|o, v| o.cache_salt = v),
+        Kind::Text { max_bytes: MAX_SALT_BYTES, set: |o, v| o.cache_salt = v },
         "Share prompts only with requests of the same salt (and account).",
     ),
 ];

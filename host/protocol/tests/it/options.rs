@@ -2,8 +2,9 @@
 //! extreme values.
 
 use llamero_protocol::{
-    ErrorBody, MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SCHEMA_BYTES, MAX_STOP_BYTES, MAX_STOPS,
-    OPTIONS, OptionDefaults, Options, ResolvedOptions, known_option, resolve,
+    ErrorBody, MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SALT_BYTES, MAX_SCHEMA_BYTES,
+    MAX_STOP_BYTES, MAX_STOPS, OPTIONS, OptionDefaults, Options, ResolvedOptions, known_option,
+    resolve,
 };
 use serde_json::{Map, Value, json};
 
@@ -246,6 +247,8 @@ fn schemas_and_grammars() {
     refuse(json!({"json_schema": " ".repeat(MAX_SCHEMA_BYTES + 1)}));
     accept(json!({"grammar": "x".repeat(MAX_GRAMMAR_BYTES)}));
     refuse(json!({"grammar": "x".repeat(MAX_GRAMMAR_BYTES + 1)}));
+    accept(json!({"cache_salt": "x".repeat(MAX_SALT_BYTES)}));
+    refuse(json!({"cache_salt": "x".repeat(MAX_SALT_BYTES + 1)}));
     let both = refuse(json!({"grammar": "x", "json_schema": {}}));
     assert_eq!(
         (both.code, both.error.as_str()),
