@@ -48,7 +48,6 @@ demo: build model plugins ## Show a worker, its hooks and a streamed answer on a
 .PHONY: test
 test: setup lint model plugins ## Run every check and every test: lints, unit, property and end-to-end.
 	@echo "==> building everything (cold: about 15 minutes on two cores, for llama.cpp and wasmtime)" >&2
-	@$(CARGO) build $(PROFILE) --workspace
 	@$(CARGO) test $(PROFILE) --workspace --no-run
 	@echo "==> plugin tests" >&2
 	@scripts/build-plugins --test

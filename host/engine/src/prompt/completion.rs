@@ -1,6 +1,7 @@
 //! A prompt of kept text and input elements, truncated by whole elements.
 //!
-//! Each element is tokenized on its own, because it is the unit of truncation.
+//! Each element is tokenized on its own, because it is the unit of truncation;
+//! those that are dropped are counted as one text.
 
 use super::budget::content_budget;
 use super::{Encode, Prompt, PromptLimits};
@@ -42,43 +43,45 @@ pub(crate) fn prepare(
     tokens.extend(encode(content.system)?);
     tokens.extend(encode(content.instructions)?);
 
-    let last = content.input.len().saturating_sub(1);
-    let mut elements = Vec::with_capacity(content.input.len());
-    for (index, element) in content.input.iter().enumerate() {
-        let separator = if index < last { content.separator } else { "" };
-        let text = format!("{element}{separator}");
-        let tokens = encode(&text)?;
-        elements.push(Element { text, tokens });
-    }
-
     let budget = content_budget(limits.n_ctx, tokens.len(), limits.max_tokens)?;
-    let mut total: usize = elements.iter().map(|e| e.tokens.len()).sum();
-    if total > 0 && budget < 1 {
-        return Err(PromptError::Overflow { n_ctx: limits.n_ctx });
+    let last = content.input.len().saturating_sub(1);
+    let element = |index: usize| {
+        let separator = if index < last { content.separator } else { "" };
+        format!("{}{separator}", content.input[index])
+    };
+
+    // From the end, and no further than the budget goes: the elements of a long
+    // input that are dropped anyway are not tokenized one by one.
+    let mut kept: Vec<Element> = Vec::new();
+    let mut room = budget;
+    let mut truncated = 0;
+    let mut rest = content.input.len();
+    while rest > 0 {
+        let text = element(rest - 1);
+        let mut element_tokens = encode(&text)?;
+        if element_tokens.len() <= room {
+            room -= element_tokens.len();
+            kept.push(Element { text, tokens: element_tokens });
+            rest -= 1;
+            continue;
+        }
+        if budget < 1 {
+            return Err(PromptError::Overflow { n_ctx: limits.n_ctx });
+        }
+        if rest - 1 == last {
+            // The last element is cut from the front instead of being dropped.
+            truncated += element_tokens.len() - budget;
+            let tail = element_tokens.split_off(element_tokens.len() - budget);
+            kept.push(Element { text: tokenizer.decode(&tail)?, tokens: tail });
+            rest -= 1;
+        }
+        break;
     }
+    let dropped: String = (0..rest).map(element).collect();
+    truncated += encode(&dropped)?.len();
 
     let mut text = format!("{}{}", content.system, content.instructions);
-    let mut truncated = 0;
-    let mut rest = elements.as_slice();
-    while total > budget {
-        let Some((first, others)) = rest.split_first() else {
-            break;
-        };
-        if others.is_empty() {
-            // The last element is cut from the front instead of being dropped.
-            let cut = first.tokens.len() - budget;
-            let tail = &first.tokens[cut..];
-            truncated += cut;
-            tokens.extend_from_slice(tail);
-            text.push_str(&tokenizer.decode(tail)?);
-            rest = &[];
-            break;
-        }
-        truncated += first.tokens.len();
-        total -= first.tokens.len();
-        rest = others;
-    }
-    for element in rest {
+    for element in kept.iter().rev() {
         tokens.extend_from_slice(&element.tokens);
         text.push_str(&element.text);
     }

@@ -39,9 +39,9 @@ pub fn config() -> ModelConfig {
         path: model_path(),
         n_ctx: 2048,
         slots: 4,
-        // The tests share their machine with others; threads that wait for
-        // each other at every operation would mostly wait.
-        threads: 1,
+        // Two, because of [`alone`]: with a second test computing, threads that
+        // wait for each other at every operation would mostly wait.
+        threads: 2,
         ..ModelConfig::default()
     }
 }

@@ -4,14 +4,6 @@
 //! Needs a `nats-server`; without one the tests say so and pass on a developer's
 //! machine, and fail where `CI` is set.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says why it did not run"
-)]
-
 use std::time::Duration;
 
 use async_nats::HeaderMap;

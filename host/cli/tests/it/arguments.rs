@@ -1,12 +1,5 @@
 //! What can be typed, and what it means.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::Duration;
 
 use clap::Parser;

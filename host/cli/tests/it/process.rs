@@ -2,13 +2,6 @@
 //! server is needed; what needs one is in `client.rs` and in the workspace's
 //! end-to-end tests.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 

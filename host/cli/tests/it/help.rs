@@ -1,14 +1,7 @@
 //! Golden help texts, and rules that every flag's help has to keep.
 //!
-//! `INSTA_UPDATE=always cargo test -p llamero --test help` rewrites the golden
-//! files under `tests/snapshots` after an intended change.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+//! `INSTA_UPDATE=always cargo test -p llamero --test it help` rewrites the golden
+//! files under `tests/it/snapshots` after an intended change.
 
 use clap::{Arg, Command, CommandFactory};
 use llamero_cli::args::Cli;
