@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use crate::config::{MAX_SLOTS, ModelConfig};
+use crate::config::{FlashAttention, MAX_SLOTS, ModelConfig};
 use crate::error::LoadError;
 use crate::ffi::threadpool::MAX_THREADS;
 
@@ -59,6 +59,19 @@ pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
     }
     if config.cache_block == 0 || config.cache_block > 1024 {
         return wrong("cache_block", config.cache_block.to_string(), "1 to 1024".to_string());
+    }
+    if config.flash_attention == FlashAttention::Off {
+        // llama.cpp refuses such values, and does not check that such keys have
+        // whole blocks.
+        for (field, kv_type) in [("kv_type_k", config.kv_type_k), ("kv_type_v", config.kv_type_v)] {
+            if kv_type.is_quantised() {
+                return wrong(
+                    field,
+                    kv_type.name().to_string(),
+                    "f32, f16 or bf16 without flash attention".to_string(),
+                );
+            }
+        }
     }
     if config.poll > 100 {
         return wrong("poll", config.poll.to_string(), "0 to 100".to_string());
@@ -125,6 +138,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
+    use crate::config::KvType;
 
     fn refusal(bytes: &[u8]) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -190,5 +204,18 @@ mod tests {
         assert_eq!(wrong(|c| c.stall_target_ms = 60_001), "stall_target_ms");
         assert_eq!(wrong(|c| c.cache_block = 0), "cache_block");
         assert_eq!(wrong(|c| c.cache_block = 1025), "cache_block");
+        let off = FlashAttention::Off;
+        let without = ModelConfig { flash_attention: off, ..ModelConfig::default() };
+        assert!(check_config(&without).is_ok());
+        let quantised = ModelConfig { kv_type_v: KvType::Q4_0, ..ModelConfig::default() };
+        assert!(check_config(&quantised).is_ok());
+        assert_eq!(
+            check_config(&ModelConfig { flash_attention: off, ..quantised })
+                .unwrap_err()
+                .to_string(),
+            "kv_type_v is q4_0, but must be f32, f16 or bf16 without flash attention"
+        );
+        let keys = ModelConfig { kv_type_k: KvType::Q8_0, ..without };
+        assert!(matches!(check_config(&keys), Err(LoadError::Config { field: "kv_type_k", .. })));
     }
 }

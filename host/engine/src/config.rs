@@ -82,6 +82,11 @@ pub struct ModelConfig {
     pub use_mlock: bool,
     /// When flash attention is used. Default [`FlashAttention::Auto`].
     pub flash_attention: FlashAttention,
+    /// How keys are stored in the KV cache. A quantised type takes less memory
+    /// and some of the model's accuracy, and needs flash attention. Default f16.
+    pub kv_type_k: KvType,
+    /// How values are stored, likewise. Default f16.
+    pub kv_type_v: KvType,
     /// Text events a job may have undelivered before its sequence pauses, at
     /// least 1. Default 256.
     pub event_capacity: usize,
@@ -115,6 +120,8 @@ impl Default for ModelConfig {
             use_mmap: true,
             use_mlock: false,
             flash_attention: FlashAttention::Auto,
+            kv_type_k: KvType::F16,
+            kv_type_v: KvType::F16,
             event_capacity: 256,
             max_stop_bytes: 16 * 1024,
             constraint_limits: ConstraintLimits::default(),
@@ -132,6 +139,94 @@ pub enum FlashAttention {
     On,
     /// Never.
     Off,
+}
+
+/// How the numbers of the KV cache are stored: the types that llama.cpp takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "the names are llama.cpp's and say all there is to say")]
+pub enum KvType {
+    F32,
+    #[default]
+    F16,
+    Bf16,
+    Q8_0,
+    Q5_1,
+    Q5_0,
+    Q4_1,
+    Q4_0,
+    Iq4Nl,
+}
+
+impl KvType {
+    /// Every type, in the order of [`Self::NAMES`].
+    pub const ALL: [Self; 9] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q8_0,
+        Self::Q5_1,
+        Self::Q5_0,
+        Self::Q4_1,
+        Self::Q4_0,
+        Self::Iq4Nl,
+    ];
+
+    /// Their names, as llama.cpp writes them.
+    pub const NAMES: &'static [&'static str] =
+        &["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"];
+
+    /// The type of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kv_type| kv_type.name() == name)
+    }
+
+    /// The name, as llama.cpp writes it.
+    pub fn name(self) -> &'static str {
+        // In the order of the variants, which a test checks.
+        Self::NAMES[self as usize]
+    }
+
+    /// Whether numbers are rounded together, in blocks of 32.
+    pub fn is_quantised(self) -> bool {
+        self.block().0 > 1
+    }
+
+    /// Bytes of a row of `n` numbers.
+    pub(crate) fn row_bytes(self, n: u64) -> u64 {
+        let (numbers, bytes) = self.block();
+        n.div_ceil(numbers).saturating_mul(bytes)
+    }
+
+    /// Numbers in a block, and its bytes.
+    fn block(self) -> (u64, u64) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Q8_0 => (32, 34),
+            Self::Q5_1 => (32, 24),
+            Self::Q5_0 => (32, 22),
+            Self::Q4_1 => (32, 20),
+            Self::Q4_0 | Self::Iq4Nl => (32, 18),
+        }
+    }
+}
+
+/// Memory that a model takes, in bytes, wherever it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemorySize {
+    /// The weights.
+    pub weights: u64,
+    /// The KV cache, or the states of a recurrent model.
+    pub kv: u64,
+    /// What a step computes in, and the rows of its outputs.
+    pub buffers: u64,
+}
+
+impl MemorySize {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.kv).saturating_add(self.buffers)
+    }
 }
 
 /// Bounds that keep a hostile grammar or schema from costing more than an
@@ -195,6 +290,8 @@ pub struct ModelInfo {
     pub kv_cells: u32,
     /// Whether equal beginnings of prompts are computed once.
     pub prefix_cache: bool,
+    /// Memory that the model takes, as llama.cpp allocated it.
+    pub memory: MemorySize,
 }
 
 /// What an engine is doing now, and has done since it was loaded.
@@ -229,4 +326,24 @@ pub struct EngineStats {
     pub steps: u64,
     /// Jobs that ended so far, whichever way.
     pub jobs_done: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kv_types_have_their_names() {
+        for (index, kv_type) in KvType::ALL.into_iter().enumerate() {
+            assert_eq!(KvType::NAMES[index], kv_type.name());
+            assert_eq!(KvType::from_name(kv_type.name()), Some(kv_type));
+            assert_eq!(
+                kv_type.name(),
+                format!("{kv_type:?}").to_lowercase().replace("iq4nl", "iq4_nl")
+            );
+        }
+        assert_eq!(KvType::from_name("q2_k"), None);
+        assert_eq!((KvType::F16.row_bytes(192), KvType::Q8_0.row_bytes(192)), (384, 204));
+        assert!(KvType::Q4_0.is_quantised() && !KvType::Bf16.is_quantised());
+    }
 }

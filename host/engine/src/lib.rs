@@ -29,13 +29,16 @@
 //!
 //! One OS thread owns a model's context and computes. It ends, and frees the
 //! context, when the last [`Model`] and [`Generation`] is gone; the weights go
-//! with the last [`Tokenizer`] or [`CompiledConstraint`].
+//! with the last [`Tokenizer`] or [`CompiledConstraint`]. [`Model::unload`] waits
+//! for the context's end; [`Model::estimate`] says beforehand how much a model
+//! takes, and [`ModelInfo::memory`] afterwards.
 
 mod config;
 mod error;
 mod job;
 
 mod check;
+mod header;
 mod load;
 mod memory;
 mod model;
@@ -52,7 +55,8 @@ mod sampling;
 mod text;
 
 pub use config::{
-    ConstraintLimits, EngineStats, FlashAttention, MAX_SLOTS, ModelConfig, ModelInfo,
+    ConstraintLimits, EngineStats, FlashAttention, KvType, MAX_SLOTS, MemorySize, ModelConfig,
+    ModelInfo,
 };
 pub use constraint::{CompiledConstraint, Constraint};
 pub use error::{

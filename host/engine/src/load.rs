@@ -6,14 +6,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
 use crate::check::{check_config, check_file};
-use crate::config::{MAX_SLOTS, ModelConfig, ModelInfo};
+use crate::config::{ModelConfig, ModelInfo};
 use crate::engine::alarm::Alarm;
 use crate::engine::backend::LlamaBackend;
 use crate::engine::cache::CacheLimits;
@@ -33,6 +33,8 @@ pub(crate) struct Loaded {
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) vocabulary: Arc<Vocabulary>,
     pub(crate) engine: EngineHandle,
+    /// Disconnected once the engine thread has freed the context.
+    pub(crate) freed: Receiver<()>,
 }
 
 /// Loads a model on a new thread, which then waits for jobs. Blocks until the
@@ -45,11 +47,14 @@ pub(crate) fn start(
     check_file(&config.path)?;
     let config = named(config);
     let (report, loaded) = sync_channel(1);
+    let (alive, freed) = sync_channel(1);
     std::thread::Builder::new()
         .name(format!("llamero-{}", config.name))
         .spawn(move || {
+            // Declared first, so that it goes after the engine.
+            let _alive = alive;
             let name = config.name.clone();
-            match load(config, progress) {
+            match load(config, progress, freed) {
                 Ok((model, mut engine, inbox)) => {
                     if report.send(Ok(model)).is_ok() {
                         thread::run(&mut engine, &inbox);
@@ -83,6 +88,7 @@ fn named(mut config: ModelConfig) -> ModelConfig {
 fn load(
     config: ModelConfig,
     progress: impl FnMut(f32) -> bool + Send + 'static,
+    freed: Receiver<()>,
 ) -> Result<(Loaded, Engine<LlamaBackend>, Inbox), LoadError> {
     let started = Instant::now();
     let weights = load_weights(&config, progress)?;
@@ -95,15 +101,12 @@ fn load(
     }
     let vocabulary = Vocabulary::new(Arc::clone(&weights)).map_err(|e| unsupported(&e))?;
     let vocabulary = Arc::new(vocabulary);
-    let n_ctx = match config.n_ctx {
-        0 => weights.n_ctx_train(),
-        n_ctx => n_ctx,
-    };
-    // A job that could not have the whole cache even alone would have to fail.
-    let n_ctx = match config.kv_cells {
-        0 => n_ctx,
-        n_cells => n_ctx.min(n_cells),
-    };
+    if config.kv_type_k.is_quantised() && !ffi::has_flash_attention(&weights) {
+        // llama.cpp turns it off for this model, and then does not check that
+        // keys have whole blocks; it does refuse such values itself.
+        return Err(unsupported("kv_type_k needs flash attention, which this model cannot use"));
+    }
+    let n_ctx = memory::n_ctx(&config, weights.n_ctx_train());
     let shares = shares_prefixes(&config, &weights);
     let context = create_context(&config, &weights, n_ctx, shares)?;
     let template =
@@ -131,6 +134,13 @@ fn load(
         has_chat_template: template.is_some(),
         kv_cells: context.n_cells(),
         prefix_cache: shares,
+        memory: memory::taken(
+            &config,
+            &weights,
+            context.n_cells(),
+            memory::n_seq(&config, shares),
+            context.sizes(),
+        ),
     };
     tracing::info!(
         model = info.name,
@@ -139,6 +149,7 @@ fn load(
         slots = info.slots,
         kv_cells = info.kv_cells,
         prefix_cache = info.prefix_cache,
+        memory_mib = info.memory.total() >> 20,
         elapsed = ?started.elapsed(),
         "model loaded"
     );
@@ -156,7 +167,7 @@ fn load(
     );
     let max_jobs = (config.slots as usize).saturating_add(config.queue);
     let (handle, inbox) = EngineHandle::new(max_jobs, alarm, stats);
-    let loaded = Loaded { config, info, template, vocabulary, engine: handle };
+    let loaded = Loaded { config, info, template, vocabulary, engine: handle, freed };
     Ok((loaded, engine, inbox))
 }
 
@@ -229,15 +240,10 @@ fn create_context(
     shares: bool,
 ) -> Result<Context, LoadError> {
     let too_large = |reason: String| LoadError::Context { n_ctx, slots: config.slots, reason };
-    let n_cells = match config.kv_cells {
-        0 => n_ctx.checked_mul(config.slots),
-        n_cells => Some(n_cells),
-    };
-    let n_cells = n_cells
-        .filter(|cells| i32::try_from(*cells).is_ok())
+    let n_cells = memory::n_cells(config, n_ctx)
         .ok_or_else(|| too_large("more cells than llama.cpp can count".to_string()))?;
     if config.gpu_layers == 0 {
-        let needed = memory::kv_bytes(weights, u64::from(n_cells));
+        let needed = memory::kv_bytes(config, weights, u64::from(n_cells));
         if let Some(available) = memory::available().filter(|available| needed > *available) {
             return Err(too_large(format!(
                 "the KV cache needs {} MiB and {} MiB are available",
@@ -251,7 +257,6 @@ fn create_context(
         0 => u32::try_from(cores).unwrap_or(1),
         n => n,
     };
-    let n_leaves = if shares { config.cache_leaves.min(MAX_SLOTS - config.slots) } else { 0 };
     Context::new(
         weights,
         &ContextConfig {
@@ -259,10 +264,12 @@ fn create_context(
             n_batch: config.n_batch,
             // Every sequence may have an output, those of leaves never do; but
             // llama.cpp reserves rows for all of them.
-            n_seq: config.slots + n_leaves,
+            n_seq: memory::n_seq(config, shares),
             n_threads,
             poll: config.poll,
             flash_attention: config.flash_attention,
+            type_k: config.kv_type_k,
+            type_v: config.kv_type_v,
         },
     )
     .map_err(too_large)

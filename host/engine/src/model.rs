@@ -1,12 +1,12 @@
 //! The handle of a loaded model.
 
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use llama_cpp_2::sampling::LlamaSampler;
 
-use crate::config::{EngineStats, ModelConfig, ModelInfo};
+use crate::config::{EngineStats, MemorySize, ModelConfig, ModelInfo};
 use crate::constraint::{CompiledConstraint, Compiler, Constraint};
 use crate::engine::outlet::Outlet;
 use crate::engine::sequence::{Caching, Guard, Submission};
@@ -16,6 +16,7 @@ use crate::ffi;
 use crate::generation::Generation;
 use crate::job::{GuardPlan, Job};
 use crate::load;
+use crate::memory;
 use crate::prompt::completion::{self, Completion};
 use crate::prompt::template::ChatTemplate;
 use crate::prompt::{Content, Prompt, PromptLimits, chat, whole_text};
@@ -40,6 +41,7 @@ struct Inner {
     compiler: OnceLock<Result<Compiler, String>>,
     vocabulary: Arc<Vocabulary>,
     engine: Arc<EngineHandle>,
+    freed: Arc<Mutex<Receiver<()>>>,
 }
 
 impl Model {
@@ -68,8 +70,27 @@ impl Model {
             compiler: OnceLock::new(),
             vocabulary: loaded.vocabulary,
             engine: Arc::new(loaded.engine),
+            freed: Arc::new(Mutex::new(loaded.freed)),
         };
         Ok(Model { inner: Arc::new(inner) })
+    }
+
+    /// How much memory a model will take, by its file's metadata alone. Reads the
+    /// beginning of the file, and blocks for that.
+    ///
+    /// # Errors
+    /// [`LoadError`], as far as it can be seen without loading.
+    pub fn estimate(config: &ModelConfig) -> Result<MemorySize, LoadError> {
+        memory::estimate(config)
+    }
+
+    /// Lets go of the model and waits until its context has been freed: for the
+    /// last [`Generation`], and for all other clones.
+    pub fn unload(self) {
+        let freed = Arc::clone(&self.inner.freed);
+        drop(self);
+        // Nothing is ever sent: this waits for the end of the engine thread.
+        let _ = freed.lock().unwrap_or_else(PoisonError::into_inner).recv();
     }
 
     /// What is known about the model.

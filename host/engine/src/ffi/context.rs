@@ -9,9 +9,10 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
 use super::batch::{Batch, BatchLimits};
+use super::log::Sizes;
 use super::threadpool::ThreadPool;
 use super::{log, model_ptr};
-use crate::config::FlashAttention;
+use crate::config::{FlashAttention, KvType};
 
 /// Creating a context writes to the model, which other contexts may share.
 static CREATION: Mutex<()> = Mutex::new(());
@@ -26,6 +27,8 @@ pub(crate) struct ContextConfig {
     pub(crate) n_threads: u32,
     pub(crate) poll: u32,
     pub(crate) flash_attention: FlashAttention,
+    pub(crate) type_k: KvType,
+    pub(crate) type_v: KvType,
 }
 
 /// What became of a step.
@@ -53,6 +56,7 @@ pub(crate) struct Context {
     memory: sys::llama_memory_t,
     limits: BatchLimits,
     n_cells: u32,
+    sizes: Sizes,
     _pool: ThreadPool,
     abort: Arc<AtomicBool>,
     _model: Arc<LlamaModel>,
@@ -88,6 +92,8 @@ impl Context {
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
             FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
         };
+        params.type_k = ggml_type(config.type_k);
+        params.type_v = ggml_type(config.type_v);
         params.abort_callback = Some(is_aborted);
         params.abort_callback_data = Arc::as_ptr(&abort).cast_mut().cast::<c_void>();
 
@@ -103,6 +109,7 @@ impl Context {
         let Some(context) = NonNull::new(context) else {
             return Err(capture.reason());
         };
+        let sizes = capture.sizes();
         drop(capture);
 
         // SAFETY: the context was just created. The vocabulary belongs to the
@@ -126,6 +133,7 @@ impl Context {
                 n_outputs: config.n_seq as usize,
             },
             n_cells,
+            sizes,
             _pool: pool,
             abort,
             _model: Arc::clone(model),
@@ -143,6 +151,11 @@ impl Context {
     /// Cells of the KV cache; may be more than asked for.
     pub(crate) fn n_cells(&self) -> u32 {
         self.n_cells
+    }
+
+    /// Bytes of the buffers that were allocated for it.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Set to true by anyone, it ends the step in progress within one operation
@@ -239,10 +252,38 @@ impl Drop for Context {
     }
 }
 
+fn ggml_type(kv_type: KvType) -> sys::ggml_type {
+    match kv_type {
+        KvType::F32 => sys::GGML_TYPE_F32,
+        KvType::F16 => sys::GGML_TYPE_F16,
+        KvType::Bf16 => sys::GGML_TYPE_BF16,
+        KvType::Q8_0 => sys::GGML_TYPE_Q8_0,
+        KvType::Q5_1 => sys::GGML_TYPE_Q5_1,
+        KvType::Q5_0 => sys::GGML_TYPE_Q5_0,
+        KvType::Q4_1 => sys::GGML_TYPE_Q4_1,
+        KvType::Q4_0 => sys::GGML_TYPE_Q4_0,
+        KvType::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
+    }
+}
+
 /// Asked by ggml after every operation of a graph.
 unsafe extern "C" fn is_aborted(data: *mut c_void) -> bool {
     // SAFETY: the pointer is the context's own flag, which lives as long as the
     // context; it is only used atomically.
     let flag = unsafe { &*data.cast::<AtomicBool>() };
     flag.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_the_size_that_ggml_gives_them() {
+        for kv_type in KvType::ALL {
+            // SAFETY: a known type, and a whole number of its blocks.
+            let bytes = unsafe { sys::ggml_row_size(ggml_type(kv_type), 192) };
+            assert_eq!(bytes as u64, kv_type.row_bytes(192), "{}", kv_type.name());
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! Lines go to `tracing` with target `llama.cpp`, one level quieter than
 //! llama.cpp thinks: its "info" is a page of text for every model. While a
 //! [`Capture`] lives, warnings and errors of its thread are kept as well,
-//! because llama.cpp explains a failed load nowhere else.
+//! because llama.cpp explains a failed load nowhere else, and so are the sizes
+//! of buffers, which its C interface does not tell.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
@@ -22,7 +23,38 @@ thread_local! {
 struct State {
     /// A line that has not ended yet, with its level.
     partial: Option<(sys::ggml_log_level, String)>,
-    captured: Option<Vec<(Severity, String)>>,
+    captured: Option<Captured>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Captured {
+    lines: Vec<(Severity, String)>,
+    sizes: Sizes,
+}
+
+/// Bytes of the buffers that llama.cpp said it allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Sizes {
+    /// For KV caches and recurrent states.
+    pub(crate) kv: u64,
+    /// To compute in, and for outputs.
+    pub(crate) buffers: u64,
+}
+
+impl Sizes {
+    /// Takes in a line such as `f:        CPU KV buffer size =   360.00 MiB`;
+    /// others are passed over.
+    fn read(&mut self, line: &str) {
+        let Some((what, size)) = line.split_once(" buffer size = ") else { return };
+        let number = size.trim().strip_suffix("MiB").and_then(|n| n.trim().parse::<f64>().ok());
+        let Some(mib) = number else { return };
+        let bytes = (mib * 1_048_576.0) as u64;
+        match what.rsplit(' ').next() {
+            Some("KV" | "RS" | "state") => self.kv = self.kv.saturating_add(bytes),
+            Some("output" | "compute") => self.buffers = self.buffers.saturating_add(bytes),
+            _ => {}
+        }
+    }
 }
 
 impl State {
@@ -53,14 +85,20 @@ pub(crate) struct Capture(());
 
 impl Capture {
     pub(crate) fn start() -> Self {
-        STATE.with_borrow_mut(|state| state.captured = Some(Vec::new()));
+        STATE.with_borrow_mut(|state| state.captured = Some(Captured::default()));
         Self(())
+    }
+
+    /// The sizes of the buffers that were allocated so far.
+    pub(crate) fn sizes(&self) -> Sizes {
+        STATE.with_borrow(|state| state.captured.as_ref().map_or(Sizes::default(), |c| c.sizes))
     }
 
     /// What llama.cpp gave as reason: its errors, or its warnings if it had
     /// none, without the names of its functions.
     pub(crate) fn reason(self) -> String {
-        let lines = STATE.with_borrow_mut(|state| state.captured.take().unwrap_or_default());
+        let captured = STATE.with_borrow_mut(|state| state.captured.take());
+        let lines = captured.unwrap_or_default().lines;
         let of = |severity| {
             let texts: Vec<&str> = lines
                 .iter()
@@ -141,15 +179,15 @@ impl State {
     }
 
     fn capture(&mut self, level: sys::ggml_log_level, line: &str) {
+        let Some(captured) = &mut self.captured else { return };
+        captured.sizes.read(line);
         let severity = match level {
             sys::GGML_LOG_LEVEL_ERROR => Severity::Error,
             sys::GGML_LOG_LEVEL_WARN => Severity::Warning,
             _ => return,
         };
-        if let Some(lines) = &mut self.captured
-            && lines.len() < MAX_LINES
-        {
-            lines.push((severity, line.to_string()));
+        if captured.lines.len() < MAX_LINES {
+            captured.lines.push((severity, line.to_string()));
         }
     }
 }
@@ -170,12 +208,31 @@ mod tests {
     #[test]
     fn lines_are_joined_and_captured() {
         let mut state = State::new();
-        state.captured = Some(Vec::new());
+        state.captured = Some(Captured::default());
         assert!(state.take_lines(sys::GGML_LOG_LEVEL_ERROR, "load: bad ").is_empty());
         let lines = state.take_lines(sys::GGML_LOG_LEVEL_CONT, "magic\n");
         assert_eq!(lines, [(sys::GGML_LOG_LEVEL_ERROR, "load: bad magic".to_string())]);
         state.take_lines(sys::GGML_LOG_LEVEL_INFO, "not kept\n");
-        assert_eq!(state.captured, Some(vec![(Severity::Error, "load: bad magic".to_string())]));
+        let captured = state.captured.unwrap_or_default();
+        assert_eq!(captured.lines, [(Severity::Error, "load: bad magic".to_string())]);
+        assert_eq!(captured.sizes, Sizes::default());
+    }
+
+    #[test]
+    fn sizes_of_buffers_are_added_up() {
+        let mut sizes = Sizes::default();
+        for line in [
+            "llama_context:        CPU  output buffer size =     3.75 MiB",
+            "llama_kv_cache:        CPU KV buffer size =   360.00 MiB",
+            "llama_kv_cache:      CUDA0 KV buffer size =    40.50 MiB",
+            "sched_reserve:        CPU compute buffer size =    16.25 MiB",
+            "load_tensors:   CPU_Mapped model buffer size =    93.00 MiB",
+            "f: CPU KV buffer size = many MiB",
+            "f: CPU KV buffer size = 1.00 GiB",
+        ] {
+            sizes.read(line);
+        }
+        assert_eq!(sizes, Sizes { kv: (400 << 20) + (1 << 19), buffers: 20 << 20 });
     }
 
     #[test]

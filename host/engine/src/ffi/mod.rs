@@ -105,6 +105,12 @@ pub(crate) fn has_encoder(model: &LlamaModel) -> bool {
     unsafe { sys::llama_model_has_encoder(model_ptr(model).as_ptr()) }
 }
 
+/// Whether llama.cpp has flash attention for this kind of model.
+pub(crate) fn has_flash_attention(model: &LlamaModel) -> bool {
+    // The one exception, at `llama_init_from_model` of the version that is pinned.
+    model.meta_val_str("general.architecture").map_or(true, |name| name != "grok")
+}
+
 /// Why sequences of this model cannot share cells or drop a part of them;
 /// `None` if they can.
 pub(crate) fn unshareable(model: &LlamaModel) -> Option<&'static str> {

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use llamero_engine::{LoadError, Model, ModelConfig, system_info};
+use llamero_engine::{FlashAttention, KvType, LoadError, Model, ModelConfig, system_info};
 
-use crate::support::{alone, block_on, collect, config, job, model, model_path};
+use crate::support::{alone, block_on, collect, config, job, model, model_path, own};
 
 fn load(path: &Path) -> Result<Model, LoadError> {
     Model::load(ModelConfig { path: path.to_path_buf(), ..config() }, |_| true)
@@ -142,4 +143,69 @@ fn two_models_run_side_by_side() {
     block_on(async {
         assert_eq!(collect(a).await.text, collect(b).await.text);
     });
+}
+
+#[test]
+fn memory_is_estimated_from_the_file_alone() {
+    for change in [
+        |_: &mut ModelConfig| {},
+        |c: &mut ModelConfig| (c.n_ctx, c.slots) = (4096, 4),
+        |c: &mut ModelConfig| (c.n_ctx, c.slots, c.cache_leaves) = (512, 32, 64),
+        |c: &mut ModelConfig| (c.kv_type_k, c.kv_type_v) = (KvType::Q8_0, KvType::Q4_0),
+    ] {
+        let mut config = config();
+        change(&mut config);
+        let estimated = Model::estimate(&config).unwrap();
+        let model = Model::load(config, |_| true).unwrap();
+        let taken = model.info().memory;
+        // The file is the tensors, and some metadata.
+        assert_eq!(taken.weights, model.info().size_bytes);
+        assert!((taken.weights..taken.weights + (8 << 20)).contains(&estimated.weights));
+        // The cache is known exactly, but llama.cpp tells it with two digits.
+        assert!(estimated.kv.abs_diff(taken.kv) <= 1 << 14, "{estimated:?} {taken:?}");
+        // What a step computes in is roughly known.
+        let (least, most) = (taken.buffers / 2, taken.buffers * 2 + (16 << 20));
+        assert!((least..most).contains(&estimated.buffers), "{estimated:?} {taken:?}");
+        model.unload();
+    }
+}
+
+#[test]
+fn every_kv_type_generates() {
+    let _alone = alone();
+    for kv_type in KvType::ALL {
+        let model = own(|config| {
+            (config.n_ctx, config.slots) = (256, 1);
+            (config.kv_type_k, config.kv_type_v) = (kv_type, kv_type);
+        });
+        let generation = model.submit(job("The capital of France is", 8)).unwrap();
+        let outcome = block_on(collect(generation));
+        assert_eq!(outcome.finished().completion_tokens, 8, "{}", kv_type.name());
+        if !kv_type.is_quantised() {
+            assert!(outcome.text.contains("Paris"), "{}: {}", kv_type.name(), outcome.text);
+        }
+    }
+}
+
+#[test]
+fn quantised_values_without_flash_attention_are_refused() {
+    let without = |kv_type_v| ModelConfig {
+        flash_attention: FlashAttention::Off,
+        kv_type_v,
+        n_ctx: 256,
+        ..config()
+    };
+    let error = Model::load(without(KvType::Q8_0), |_| true).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("without flash attention"), "{error}");
+    assert!(Model::load(without(KvType::Bf16), |_| true).is_ok());
+}
+
+#[test]
+fn unload_waits_for_the_last_generation() {
+    let _alone = alone();
+    let model = own(|config| (config.n_ctx, config.slots) = (256, 1));
+    let generation = model.submit(job("One, two,", 4)).unwrap();
+    let unloading = thread::spawn(move || model.unload());
+    assert_eq!(block_on(collect(generation)).finished().completion_tokens, 4);
+    unloading.join().unwrap();
 }
