@@ -33,6 +33,7 @@ mod hooks_out;
 mod interrupts;
 mod load;
 mod max_payload;
+mod memory;
 mod options;
 mod restart;
 mod seed;

@@ -32,6 +32,8 @@ pub fn model(error: &ModelError) -> ErrorBody {
         | ModelError::Unreadable { name, .. }
         | ModelError::Load { name, .. }
         | ModelError::Panicked { name } => ErrorBody::load_failed(name),
+        // What it needs follows from the request, and the cure may be the client's.
+        ModelError::TooLarge { .. } => ErrorBody::invalid_model(error.to_string()),
         ModelError::CtxSize { .. } => {
             ErrorBody::new(ErrorCode::InvalidModel, format!("option ctx_size: {error}"))
         }

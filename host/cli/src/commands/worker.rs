@@ -113,6 +113,8 @@ fn failure(error: &WorkerError) -> Failure {
     };
     let failure = Failure::new(exit, error.to_string());
     match error {
+        // Its text names the cure.
+        WorkerError::Preload(ModelError::TooLarge { .. }) => failure,
         WorkerError::Preload(_) => failure.with_hint(
             "name a folder with --models and, if it holds several models, one of them with --model",
         ),

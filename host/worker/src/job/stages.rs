@@ -64,6 +64,8 @@ pub async fn run(
         options.insert("model", request.model.into());
     }
     if init_changed(&client, &options) {
+        // A load may wait until this model is free.
+        drop(lease);
         lease = self::lease(shared, &options).await?;
         tracing::Span::current().record("model", lease.name());
     }

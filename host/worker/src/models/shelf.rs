@@ -1,18 +1,38 @@
 //! Which loaded models are kept: a plain value without threads, files or clocks.
 //!
 //! [`super::store`] holds one under its lock and does what it says.
+//!
+//! The shelf also keeps the books of memory. A model counts from the moment a load
+//! is promised its room until the store says that it is [gone](Shelf::gone): a
+//! replaced model that still serves its jobs, or that is being freed just now,
+//! takes as much memory as any other.
 
 use std::time::Duration;
 
 /// The store's number of one loaded model.
 pub type Id = u64;
 
+/// How much is kept, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Ready models, at least one.
+    pub max_ready: usize,
+    /// Bytes that all models may take together.
+    pub budget: Option<u64>,
+    /// For how long a model stays that nobody uses.
+    pub keep_alive: Option<Duration>,
+}
+
 /// Loaded models, of the type `M`.
 #[derive(Debug)]
 pub struct Shelf<M> {
-    max_ready: usize,
+    limits: Limits,
     next_id: Id,
     entries: Vec<Entry<M>>,
+    /// Models that were handed out to be freed, with their bytes.
+    leaving: Vec<(Id, u64)>,
+    /// Bytes promised to the load in progress.
+    promised: u64,
 }
 
 #[derive(Debug)]
@@ -20,24 +40,60 @@ struct Entry<M> {
     id: Id,
     name: String,
     n_ctx: u32,
+    bytes: u64,
     model: M,
     leases: usize,
     last_used: Duration,
+    /// Goes with its last lease, unless it is wanted before that.
     is_retired: bool,
+    /// Goes with its last lease, and takes no new ones: a load waits for its room.
+    is_closed: bool,
+}
+
+/// A model that nobody uses any more, to be freed.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "it counts until it is said to be gone"]
+pub struct Released<M> {
+    /// For [`Shelf::gone`].
+    pub id: Id,
+    /// The model.
+    pub model: M,
+}
+
+/// Whether there is room for a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// There is, and it is promised to the caller until [`Shelf::admit`] or
+    /// [`Shelf::give_up`].
+    Promised,
+    /// There will be, when jobs have ended and models are gone.
+    Later,
+    /// It is more than the budget.
+    Never,
 }
 
 impl<M: Clone> Shelf<M> {
-    /// A shelf for this many ready models, at least one.
-    pub fn new(max_ready: usize) -> Self {
-        Self { max_ready: max_ready.max(1), next_id: 0, entries: Vec::new() }
+    /// An empty shelf.
+    pub fn new(limits: Limits) -> Self {
+        let limits = Limits { max_ready: limits.max_ready.max(1), ..limits };
+        Self { limits, next_id: 0, entries: Vec::new(), leaving: Vec::new(), promised: 0 }
     }
 
     /// Takes a lease on a model of this name with at least this context. A
     /// retired one is ready again by it, which may retire another one: what
     /// nobody uses any more is returned, to be freed.
-    pub fn lease(&mut self, now: Duration, name: &str, n_ctx: u32) -> Option<(Id, M, Vec<M>)> {
-        let entry =
-            self.entries.iter_mut().find(|entry| entry.name == name && entry.n_ctx >= n_ctx)?;
+    pub fn lease(
+        &mut self,
+        now: Duration,
+        name: &str,
+        n_ctx: u32,
+    ) -> Option<(Id, M, Vec<Released<M>>)> {
+        let entry = self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.name == name && entry.n_ctx >= n_ctx)
+            .filter(|entry| !entry.is_closed)
+            .min_by_key(|entry| entry.is_retired)?;
         entry.leases += 1;
         entry.last_used = now;
         let (id, model) = (entry.id, entry.model.clone());
@@ -48,18 +104,78 @@ impl<M: Clone> Shelf<M> {
     }
 
     /// Gives a lease back; returns what is to be freed.
-    pub fn give_back(&mut self, id: Id) -> Vec<M> {
+    pub fn give_back(&mut self, now: Duration, id: Id) -> Vec<Released<M>> {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
             entry.leases -= 1;
+            entry.last_used = now;
         }
         self.take_unused()
     }
 
-    /// Adds a loaded model, in place of one with the same name and of those used
-    /// longest ago; returns what is to be freed.
-    pub fn admit(&mut self, now: Duration, name: &str, n_ctx: u32, model: M) -> Vec<M> {
+    /// Asks for room for a model of this name; returns what is to be freed for it.
+    ///
+    /// Models that nobody uses make room, the one used longest ago first, and
+    /// before all others those that the new one replaces anyway. If that is not
+    /// enough, models in use are closed, likewise: they keep their jobs, and take
+    /// no more. So a load waits for jobs that run, never for jobs that keep
+    /// coming. Nothing is changed for a model that can never fit.
+    pub fn make_room(&mut self, name: &str, need: u64) -> (Room, Vec<Released<M>>) {
+        let Some(budget) = self.limits.budget else {
+            self.promised = need;
+            return (Room::Promised, Vec::new());
+        };
+        if need > budget {
+            return (Room::Never, Vec::new());
+        }
+        let mut order: Vec<&mut Entry<M>> = self.entries.iter_mut().collect();
+        // Of those in use, the closed ones stay closed, or models that are used in
+        // turns would be closed in turns, and none would ever be left.
+        order.sort_by_key(|entry| {
+            let is_other = entry.name != name;
+            (entry.leases > 0, !entry.is_closed, !entry.is_retired, is_other, entry.last_used)
+        });
+        let mut kept = order.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add);
+        for entry in order {
+            entry.is_closed = kept.saturating_add(need) > budget;
+            if entry.is_closed {
+                kept = kept.saturating_sub(entry.bytes);
+            }
+        }
+        let released = self.take_unused();
+        if self.used().saturating_add(need) > budget {
+            return (Room::Later, released);
+        }
+        self.reopen();
+        self.promised = need;
+        (Room::Promised, released)
+    }
+
+    /// Ends a load, or the wait for its room: what was closed for it is open again.
+    pub fn give_up(&mut self) {
+        self.promised = 0;
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        for entry in &mut self.entries {
+            entry.is_closed = false;
+        }
+    }
+
+    /// Adds a loaded model with one lease, in place of one with the same name and of
+    /// those used longest ago; returns what is to be freed. It may take more than it
+    /// was promised; then others that nobody uses go.
+    pub fn admit(
+        &mut self,
+        now: Duration,
+        name: &str,
+        n_ctx: u32,
+        bytes: u64,
+        model: M,
+    ) -> (Id, Vec<Released<M>>) {
         let id = self.next_id;
         self.next_id += 1;
+        self.give_up();
         for entry in &mut self.entries {
             entry.is_retired |= entry.name == name;
         }
@@ -67,17 +183,45 @@ impl<M: Clone> Shelf<M> {
             id,
             name: name.to_owned(),
             n_ctx,
+            bytes,
             model,
-            leases: 0,
+            leases: 1,
             last_used: now,
             is_retired: false,
+            is_closed: false,
         });
         self.retire_surplus(id);
+        let mut released = self.take_unused();
+        released.extend(self.retire_beyond_budget());
+        (id, released)
+    }
+
+    /// Retires models that nobody has used for as long as they are kept; returns
+    /// them, to be freed.
+    pub fn expire(&mut self, now: Duration) -> Vec<Released<M>> {
+        let Some(keep_alive) = self.limits.keep_alive else { return Vec::new() };
+        for entry in &mut self.entries {
+            let unused = now.saturating_sub(entry.last_used);
+            entry.is_retired |= entry.leases == 0 && unused >= keep_alive;
+        }
         self.take_unused()
     }
 
+    /// When [`Self::expire`] will have something to do, if nothing is used until
+    /// then. `None`: not before a lease is given back.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        let keep_alive = self.limits.keep_alive?;
+        let unused = self.entries.iter().filter(|entry| entry.leases == 0);
+        unused.map(|entry| entry.last_used.saturating_add(keep_alive)).min()
+    }
+
+    /// Takes a freed model off the books.
+    pub fn gone(&mut self, id: Id) {
+        self.leaving.retain(|(leaving, _)| *leaving != id);
+    }
+
     /// Retires everything; returns what is to be freed.
-    pub fn retire_all(&mut self) -> Vec<M> {
+    pub fn retire_all(&mut self) -> Vec<Released<M>> {
         for entry in &mut self.entries {
             entry.is_retired = true;
         }
@@ -90,10 +234,18 @@ impl<M: Clone> Shelf<M> {
         entries.max_by_key(|entry| entry.n_ctx).map(|entry| entry.model.clone())
     }
 
+    /// Bytes of all models: promised, loaded, and not yet freed.
+    pub fn used(&self) -> u64 {
+        let loaded = self.entries.iter().map(|entry| entry.bytes);
+        let leaving = self.leaving.iter().map(|(_, bytes)| *bytes);
+        loaded.chain(leaving).fold(self.promised, u64::saturating_add)
+    }
+
     /// Retires the models used longest ago until there are few enough. `keep`
     /// stays.
     fn retire_surplus(&mut self, keep: Id) {
-        while self.entries.iter().filter(|entry| !entry.is_retired).count() > self.max_ready {
+        while self.entries.iter().filter(|entry| !entry.is_retired).count() > self.limits.max_ready
+        {
             let oldest = self
                 .entries
                 .iter_mut()
@@ -104,109 +256,35 @@ impl<M: Clone> Shelf<M> {
         }
     }
 
-    fn take_unused(&mut self) -> Vec<M> {
-        let gone = self.entries.extract_if(.., |entry| entry.is_retired && entry.leases == 0);
+    /// Retires models that nobody uses, the one used longest ago first, until
+    /// those that are not being freed are within the budget.
+    fn retire_beyond_budget(&mut self) -> Vec<Released<M>> {
+        let Some(budget) = self.limits.budget else { return Vec::new() };
+        let mut kept = self.entries.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add);
+        let mut unused: Vec<_> = self.entries.iter_mut().filter(|e| e.leases == 0).collect();
+        unused.sort_by_key(|entry| entry.last_used);
+        for entry in unused {
+            if kept <= budget {
+                break;
+            }
+            kept = kept.saturating_sub(entry.bytes);
+            entry.is_retired = true;
+        }
+        self.take_unused()
+    }
+
+    fn take_unused(&mut self) -> Vec<Released<M>> {
+        let gone = self
+            .entries
+            .extract_if(.., |entry| (entry.is_retired || entry.is_closed) && entry.leases == 0);
         let gone = gone.map(|entry| {
             tracing::info!(model = entry.name, "model released");
-            entry.model
+            self.leaving.push((entry.id, entry.bytes));
+            Released { id: entry.id, model: entry.model }
         });
         gone.collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is the test's failure")]
-
-    use super::*;
-
-    const fn s(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    /// Leases a model that must be there and frees nothing.
-    #[track_caller]
-    fn lease(shelf: &mut Shelf<&'static str>, at: u64, name: &str, n_ctx: u32) -> Id {
-        let (id, _, freed) = shelf.lease(s(at), name, n_ctx).unwrap();
-        assert_eq!(freed, Vec::<&str>::new());
-        id
-    }
-
-    #[test]
-    fn a_context_that_is_large_enough_is_used() {
-        let mut shelf = Shelf::new(1);
-        assert!(shelf.lease(s(0), "a", 1).is_none());
-        assert!(shelf.admit(s(0), "a", 4096, "a4096").is_empty());
-        assert!(shelf.lease(s(0), "a", 4097).is_none());
-        assert!(shelf.lease(s(0), "b", 1).is_none());
-        let (_, model, _) = shelf.lease(s(0), "a", 4096).unwrap();
-        assert_eq!(model, "a4096");
-    }
-
-    #[test]
-    fn a_replaced_model_is_freed_with_its_last_lease() {
-        let mut shelf = Shelf::new(1);
-        shelf.admit(s(0), "a", 1, "a");
-        let (one, two) = (lease(&mut shelf, 1, "a", 1), lease(&mut shelf, 2, "a", 1));
-        assert!(shelf.admit(s(3), "b", 1, "b").is_empty());
-        assert!(shelf.give_back(one).is_empty());
-        assert_eq!(shelf.give_back(two), ["a"]);
-        assert_eq!(shelf.get("a"), None);
-        assert_eq!(shelf.get("b"), Some("b"));
-    }
-
-    #[test]
-    fn an_unused_model_is_freed_at_once_when_replaced() {
-        let mut shelf = Shelf::new(1);
-        shelf.admit(s(0), "a", 1, "a");
-        let id = lease(&mut shelf, 1, "a", 1);
-        assert!(shelf.give_back(id).is_empty());
-        assert_eq!(shelf.admit(s(2), "b", 1, "b"), ["a"]);
-    }
-
-    #[test]
-    fn the_one_used_longest_ago_goes_first() {
-        let mut shelf = Shelf::new(2);
-        shelf.admit(s(0), "a", 1, "a");
-        shelf.admit(s(1), "b", 1, "b");
-        let id = lease(&mut shelf, 2, "a", 1);
-        shelf.give_back(id);
-        assert_eq!(shelf.admit(s(3), "c", 1, "c"), ["b"]);
-        assert!(shelf.get("a").is_some() && shelf.get("c").is_some());
-    }
-
-    #[test]
-    fn a_larger_context_replaces_the_smaller_one_of_the_same_model() {
-        let mut shelf = Shelf::new(4);
-        shelf.admit(s(0), "a", 10, "small");
-        let id = lease(&mut shelf, 1, "a", 10);
-        assert!(shelf.admit(s(2), "a", 20, "large").is_empty());
-        // Hooks of either job find the vocabulary, which is the same.
-        assert_eq!(shelf.get("a"), Some("large"));
-        assert_eq!(shelf.give_back(id), ["small"]);
-    }
-
-    #[test]
-    fn a_retired_model_is_taken_back_into_use() {
-        let mut shelf = Shelf::new(1);
-        shelf.admit(s(0), "a", 1, "a");
-        let first = lease(&mut shelf, 1, "a", 1);
-        shelf.admit(s(2), "b", 1, "b");
-        // While its job runs, another one wants it: now b is the one too many.
-        let (second, model, freed) = shelf.lease(s(3), "a", 1).unwrap();
-        assert_eq!((model, freed), ("a", vec!["b"]));
-        assert!(shelf.give_back(first).is_empty());
-        assert!(shelf.give_back(second).is_empty());
-        assert_eq!(shelf.get("a"), Some("a"));
-    }
-
-    #[test]
-    fn at_the_end_everything_is_freed() {
-        let mut shelf = Shelf::new(2);
-        shelf.admit(s(0), "a", 1, "a");
-        shelf.admit(s(0), "b", 1, "b");
-        let id = lease(&mut shelf, 1, "b", 1);
-        assert_eq!(shelf.retire_all(), ["a"]);
-        assert_eq!(shelf.give_back(id), ["b"]);
-    }
-}
+mod tests;

@@ -4,7 +4,8 @@
 //! [`shelf`]) keeps up to `max_loaded` models ready; one more replaces the one used longest ago.
 //! A replaced model is not taken from the jobs that use it: it is *retired*,
 //! which means that it leaves memory with its last lease, and it is taken back
-//! into use if it is wanted before that.
+//! into use if it is wanted before that. A model that no job has used for
+//! `keep_alive` is retired as well, whichever it is.
 //!
 //! ```text
 //!            acquire: not there            loaded
@@ -20,18 +21,23 @@
 //! One model is loaded at a time, and all who want it wait for the same load. A
 //! load that nobody waits for any more, because its jobs were interrupted, is
 //! aborted.
+//!
+//! With a budget, what a model takes is estimated before it is loaded. A load then
+//! begins when there is room: models that nobody uses go for it at once, and if
+//! they are not enough, it waits for the jobs of others, which take no new ones
+//! meanwhile (*closed*). So no job that waits for a model may hold another one.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use llamero_engine::{Model, ModelConfig};
+use llamero_engine::{LoadError, MemorySize, Model, ModelConfig};
 use llamero_protocol::{InitOptions, check_model_name};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::dir;
-use super::shelf::{self, Shelf};
+use super::shelf::{self, Limits, Released, Room, Shelf};
 use super::types::{LoadEvent, LoadProgress, ModelError};
 use crate::settings::ModelSettings;
 
@@ -58,6 +64,9 @@ struct Inner {
     progress: LoadProgress,
     began: Instant,
     state: Mutex<State>,
+    /// Told when a lease is given back, when a model is gone, when a load lands, and
+    /// when nobody waits for it any more.
+    changed: Arc<Notify>,
 }
 
 struct State {
@@ -69,16 +78,22 @@ struct State {
 struct Flight {
     name: String,
     n_ctx: u32,
-    waiters: AtomicUsize,
-    done: watch::Receiver<Option<Result<(), ModelError>>>,
+    waiters: Arc<AtomicUsize>,
+    done: watch::Receiver<Option<Result<Arc<Hold>, ModelError>>>,
+}
+
+/// A lease of the shelf's. All who waited for a load share one, so that the model
+/// is theirs from the moment it is there.
+struct Hold {
+    store: Arc<Inner>,
+    id: shelf::Id,
+    model: Model,
 }
 
 /// A job's hold on a model. Dropping it gives the model back.
 pub struct Lease {
-    store: Arc<Inner>,
-    id: shelf::Id,
+    hold: Arc<Hold>,
     name: String,
-    model: Model,
     n_ctx: u32,
 }
 
@@ -89,17 +104,27 @@ impl std::fmt::Debug for ModelStore {
 }
 
 impl ModelStore {
-    /// A store that has loaded nothing.
+    /// A store that has loaded nothing. Needs a runtime, on which it unloads what
+    /// nobody uses.
     pub fn new(config: StoreConfig, progress: LoadProgress) -> Self {
-        let state = State { shelf: Shelf::new(config.settings.max_loaded), flight: None };
-        Self {
-            inner: Arc::new(Inner {
-                config,
-                progress,
-                began: Instant::now(),
-                state: Mutex::new(state),
-            }),
+        let settings = &config.settings;
+        let limits = Limits {
+            max_ready: settings.max_loaded,
+            budget: settings.ram,
+            keep_alive: settings.keep_alive,
+        };
+        let changed = Arc::new(Notify::new());
+        let inner = Arc::new(Inner {
+            config,
+            progress,
+            began: Instant::now(),
+            state: Mutex::new(State { shelf: Shelf::new(limits), flight: None }),
+            changed: Arc::clone(&changed),
+        });
+        if limits.keep_alive.is_some() {
+            tokio::spawn(unload_unused(Arc::downgrade(&inner), changed));
         }
+        Self { inner }
     }
 
     /// The model of a request, loaded if it is not. Dropping the future gives
@@ -123,7 +148,7 @@ impl ModelStore {
             // model tells. A context that is never useful must not be
             // allocated just because a client asks for it.
             let lease = self.acquire_with(&name, usual).await?;
-            let limit = lease.model.info().n_ctx_train.max(usual);
+            let limit = lease.model().info().n_ctx_train.max(usual);
             if wanted > limit {
                 return Err(ModelError::CtxSize { wanted, limit });
             }
@@ -141,7 +166,7 @@ impl ModelStore {
     /// Lets go of all models; those in use leave memory with their last lease.
     pub fn release_all(&self) {
         let released = self.inner.lock().shelf.retire_all();
-        drop_elsewhere(released);
+        self.inner.free(released);
     }
 
     async fn only_model(&self) -> Result<String, ModelError> {
@@ -159,44 +184,45 @@ impl ModelStore {
     }
 
     async fn acquire_with(&self, name: &str, n_ctx: u32) -> Result<Lease, ModelError> {
+        let inner = &self.inner;
+        let lease = |hold| Lease { hold, name: name.to_owned(), n_ctx };
         loop {
-            let (flight, is_same) = {
-                let mut state = self.inner.lock();
-                let now = self.inner.began.elapsed();
-                if let Some((id, model, released)) = state.shelf.lease(now, name, n_ctx) {
-                    drop_elsewhere(released);
-                    return Ok(Lease {
-                        store: Arc::clone(&self.inner),
-                        id,
-                        name: name.to_owned(),
-                        model,
-                        n_ctx,
-                    });
-                }
-                match &state.flight {
-                    Some(flight) => {
-                        let is_same = flight.name == name && flight.n_ctx >= n_ctx;
-                        // Whoever waits for another model does not keep it
-                        // loading: only those that want it count.
-                        if is_same {
-                            flight.waiters.fetch_add(1, Ordering::Relaxed);
-                        }
-                        (Arc::clone(flight), is_same)
+            let found = {
+                let mut state = inner.lock();
+                if let Some(leased) = state.shelf.lease(inner.now(), name, n_ctx) {
+                    Ok(leased)
+                } else if let Some(flight) = state.flight.clone() {
+                    let is_same = flight.name == name && flight.n_ctx >= n_ctx;
+                    // Whoever waits for another model does not keep it loading:
+                    // only those that want it count.
+                    if is_same {
+                        flight.waiters.fetch_add(1, Ordering::Relaxed);
                     }
-                    None => {
-                        let flight = self.take_off(name, n_ctx);
-                        state.flight = Some(Arc::clone(&flight));
-                        (flight, true)
-                    }
+                    Err((flight, is_same))
+                } else {
+                    let flight = self.take_off(name, n_ctx);
+                    state.flight = Some(Arc::clone(&flight));
+                    Err((flight, true))
                 }
             };
-            let guard = is_same.then(|| Waiting(Arc::clone(&flight)));
-            let mut done = flight.done.clone();
+            let (flight, is_same) = match found {
+                Ok((id, model, released)) => {
+                    inner.free(released);
+                    return Ok(lease(Arc::new(Hold { store: Arc::clone(inner), id, model })));
+                }
+                Err(flight) => flight,
+            };
+            let (mut done, is_larger) = (flight.done.clone(), flight.n_ctx > n_ctx);
+            let guard = is_same.then(|| Waiting { flight, changed: Arc::clone(&inner.changed) });
             let result = done.wait_for(Option::is_some).await.map(|result| (*result).clone());
             drop(guard);
             match result {
-                // Loaded, or another model's load is over: look again.
-                Ok(Some(Err(error))) if is_same && !error.is_aborted() => return Err(error),
+                Ok(Some(Ok(hold))) if is_same => return Ok(lease(hold)),
+                Ok(Some(Err(error))) if is_same && !is_larger && !error.is_aborted() => {
+                    return Err(error);
+                }
+                // Another model's load is over, or nobody waited for this one before, or
+                // only more than is wanted here failed: look again.
                 Ok(_) => {}
                 Err(_) => {
                     return Err(ModelError::Panicked { name: name.to_owned() });
@@ -209,32 +235,65 @@ impl ModelStore {
     /// the state has been brought up to date.
     fn take_off(&self, name: &str, n_ctx: u32) -> Arc<Flight> {
         let (sender, done) = watch::channel(None);
-        let flight =
-            Arc::new(Flight { name: name.to_owned(), n_ctx, waiters: AtomicUsize::new(1), done });
+        let waiters = Arc::new(AtomicUsize::new(1));
+        let flight = Arc::new(Flight { name: name.to_owned(), n_ctx, waiters, done });
         let inner = Arc::clone(&self.inner);
-        let name = name.to_owned();
         let watched = Arc::clone(&flight);
         tokio::spawn(async move {
-            let loading = {
-                let (inner, name) = (Arc::clone(&inner), name.clone());
-                tokio::task::spawn_blocking(move || inner.load(&name, n_ctx, &watched))
-            };
-            let result =
-                loading.await.unwrap_or_else(|_| Err(ModelError::Panicked { name: name.clone() }));
-            let result = {
+            let loaded = inner.fly(&watched).await;
+            let landed = {
                 let mut state = inner.lock();
                 state.flight = None;
-                result.map(|model| {
-                    // As asked for, even if the engine should have made it
-                    // smaller: looking for a larger one again would not end.
-                    let n_ctx = model.info().n_ctx.max(n_ctx);
-                    let now = inner.began.elapsed();
-                    drop_elsewhere(state.shelf.admit(now, &name, n_ctx, model));
-                })
+                loaded
+                    .map(|model| {
+                        let info = model.info();
+                        // As asked for, even if the engine should have made it
+                        // smaller: looking for a larger one again would not end.
+                        let (n_ctx, bytes) = (info.n_ctx.max(n_ctx), info.memory.total());
+                        let (shelf, name) = (&mut state.shelf, &watched.name);
+                        let (id, released) =
+                            shelf.admit(inner.now(), name, n_ctx, bytes, model.clone());
+                        (id, model, released, shelf.used())
+                    })
+                    .inspect_err(|_| state.shelf.give_up())
             };
+            let result = landed.map(|(id, model, released, used)| {
+                inner.free(released);
+                if let Some(budget) = inner.config.settings.ram.filter(|budget| used > *budget) {
+                    tracing::warn!(
+                        models_mib = used >> 20,
+                        models_ram_mib = budget >> 20,
+                        "models take more memory than they were estimated to"
+                    );
+                }
+                Arc::new(Hold { store: Arc::clone(&inner), id, model })
+            });
             sender.send_replace(Some(result));
+            inner.changed.notify_waiters();
         });
         flight
+    }
+}
+
+/// Unloads what nobody uses, for as long as there is a store.
+async fn unload_unused(store: Weak<Inner>, changed: Arc<Notify>) {
+    loop {
+        let notified = changed.notified();
+        let next = {
+            let Some(inner) = store.upgrade() else { return };
+            let now = inner.now();
+            let (released, next) = {
+                let mut state = inner.lock();
+                (state.shelf.expire(now), state.shelf.next_expiry())
+            };
+            inner.free(released);
+            next.map(|next| next.saturating_sub(now))
+        };
+        match next {
+            // What is used meanwhile only expires later.
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => notified.await,
+        }
     }
 }
 
@@ -244,30 +303,95 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Loads a file. Blocks.
-    fn load(&self, name: &str, n_ctx: u32, flight: &Arc<Flight>) -> Result<Model, ModelError> {
+    /// The shelf's time.
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Loads a model as soon as there is room for it.
+    async fn fly(self: &Arc<Self>, flight: &Arc<Flight>) -> Result<Model, ModelError> {
+        let panicked = |_| ModelError::Panicked { name: flight.name.clone() };
+        let planning = {
+            let (inner, flight) = (Arc::clone(self), Arc::clone(flight));
+            tokio::task::spawn_blocking(move || inner.plan(&flight))
+        };
+        let (config, need) = planning.await.map_err(panicked)??;
+        self.room(flight, need).await?;
+        let loading = {
+            let (inner, flight) = (Arc::clone(self), Arc::clone(flight));
+            tokio::task::spawn_blocking(move || inner.load(config, &flight))
+        };
+        loading.await.map_err(panicked)?
+    }
+
+    /// How a model is to be loaded, and how much memory it will take; that is
+    /// nothing if nobody wants to know. Blocks.
+    fn plan(&self, flight: &Flight) -> Result<(ModelConfig, MemorySize), ModelError> {
+        let Flight { name, n_ctx, .. } = flight;
         let settings = &self.config.settings;
         let path = dir::find(&settings.dir, name, settings.follow_links)
-            .ok_or_else(|| ModelError::NotListed { name: name.to_owned() })?;
-        let model = name.to_owned();
+            .ok_or_else(|| ModelError::NotListed { name: name.clone() })?;
+        let config = self.model_config(name, path, *n_ctx);
+        let need = match settings.ram {
+            Some(_) => Model::estimate(&config).map_err(|cause| not_loaded(name, cause))?,
+            None => MemorySize::default(),
+        };
+        Ok((config, need))
+    }
+
+    /// Waits until there is room for a model.
+    async fn room(self: &Arc<Self>, flight: &Flight, need: MemorySize) -> Result<(), ModelError> {
+        let mut is_told = false;
+        loop {
+            let changed = self.changed.notified();
+            let (room, released) = self.lock().shelf.make_room(&flight.name, need.total());
+            self.free(released);
+            match room {
+                Room::Promised => return Ok(()),
+                Room::Never => {
+                    return Err(ModelError::TooLarge {
+                        name: flight.name.clone(),
+                        n_ctx: flight.n_ctx,
+                        need,
+                        budget: self.config.settings.ram.unwrap_or(u64::MAX),
+                    });
+                }
+                Room::Later if flight.waiters.load(Ordering::Relaxed) == 0 => {
+                    return Err(ModelError::aborted(&flight.name));
+                }
+                Room::Later => {}
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                let need_mib = need.total() >> 20;
+                tracing::info!(model = flight.name, need_mib, "model waits for memory");
+            }
+            changed.await;
+        }
+    }
+
+    /// Loads a file. Blocks.
+    fn load(&self, config: ModelConfig, flight: &Flight) -> Result<Model, ModelError> {
+        let name = &flight.name;
+        let model = name.clone();
         (self.progress)(LoadEvent::Started { model: model.clone() });
-        tracing::info!(model = name, n_ctx, "loading model");
+        tracing::info!(model = name, n_ctx = flight.n_ctx, "loading model");
         let began = Instant::now();
-        let (progress, flight) = (Arc::clone(&self.progress), Arc::clone(flight));
+        let (progress, waiters) = (Arc::clone(&self.progress), Arc::clone(&flight.waiters));
         let on_progress = {
             let model = model.clone();
             move |fraction: f32| {
                 progress(LoadEvent::Progress { model: model.clone(), fraction });
-                flight.waiters.load(Ordering::Relaxed) > 0
+                waiters.load(Ordering::Relaxed) > 0
             }
         };
-        match Model::load(self.model_config(name, path, n_ctx), on_progress) {
+        match Model::load(config, on_progress) {
             Ok(loaded) => {
                 let took = began.elapsed();
                 (self.progress)(LoadEvent::Finished { model, took });
                 tracing::info!(
                     model = name,
                     n_ctx = loaded.info().n_ctx,
+                    memory_mib = loaded.info().memory.total() >> 20,
                     took_ms = took.as_millis() as u64,
                     description = %loaded.info().description,
                     "model loaded"
@@ -276,10 +400,27 @@ impl Inner {
             }
             Err(cause) => {
                 (self.progress)(LoadEvent::Failed { model });
-                tracing::warn!(model = name, %cause, "model cannot be loaded");
-                Err(ModelError::Load { name: name.to_owned(), cause: Arc::new(cause) })
+                Err(not_loaded(name, cause))
             }
         }
+    }
+
+    /// Frees models on a thread that may block, and takes them off the books: the
+    /// engine thread is waited for and gigabytes are unmapped.
+    fn free(self: &Arc<Self>, released: Vec<Released<Model>>) {
+        if released.is_empty() {
+            return;
+        }
+        // Without a runtime the process is about to end.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let inner = Arc::clone(self);
+        runtime.spawn_blocking(move || {
+            for Released { id, model } in released {
+                model.unload();
+                inner.lock().shelf.gone(id);
+                inner.changed.notify_waiters();
+            }
+        });
     }
 
     fn model_config(&self, name: &str, path: PathBuf, n_ctx: u32) -> ModelConfig {
@@ -289,6 +430,8 @@ impl Inner {
             path,
             n_ctx,
             slots: self.config.slots,
+            kv_type_k: settings.kv.type_k,
+            kv_type_v: settings.kv.type_v,
             threads: settings.threads,
             // A step must have room for a token of each job.
             n_batch: settings.n_batch.max(self.config.slots),
@@ -309,12 +452,29 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The task that unloads ends.
+        self.changed.notify_waiters();
+    }
+}
+
+fn not_loaded(name: &str, cause: LoadError) -> ModelError {
+    tracing::warn!(model = name, %cause, "model cannot be loaded");
+    ModelError::Load { name: name.to_owned(), cause: Arc::new(cause) }
+}
+
 /// Counts as waiting for a load until dropped.
-struct Waiting(Arc<Flight>);
+struct Waiting {
+    flight: Arc<Flight>,
+    changed: Arc<Notify>,
+}
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+        if self.flight.waiters.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.changed.notify_waiters();
+        }
     }
 }
 
@@ -326,7 +486,7 @@ impl Lease {
 
     /// The model.
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.hold.model
     }
 
     /// The context limit of the job that holds the lease, in tokens.
@@ -335,21 +495,11 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Hold {
     fn drop(&mut self) {
-        let released = self.store.lock().shelf.give_back(self.id);
-        drop_elsewhere(released);
-    }
-}
-
-/// Frees models on a thread that may block: the engine thread is waited for and
-/// gigabytes are unmapped.
-fn drop_elsewhere(models: Vec<Model>) {
-    if models.is_empty() {
-        return;
-    }
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(models))),
-        Err(_) => drop(models),
+        let now = self.store.now();
+        let released = self.store.lock().shelf.give_back(now, self.id);
+        self.store.free(released);
+        self.store.changed.notify_waiters();
     }
 }

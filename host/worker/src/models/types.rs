@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llamero_engine::LoadError;
+use llamero_engine::{LoadError, MemorySize};
 use llamero_protocol::ErrorBody;
 
 /// What is told about loading, to whoever shows it to people.
@@ -75,6 +75,23 @@ pub enum ModelError {
         /// The name.
         name: String,
     },
+    /// Alone it takes more memory than all models may take together.
+    #[error(
+        "{name:?} with ctx_size {n_ctx} needs {} MiB (weights {}, KV cache {}, buffers {}), but \
+         models_ram_mib is {}; a smaller ctx_size, fewer slots or kv_cells, or smaller types as \
+         kv_type_k and kv_type_v take less",
+        mib(need.total()), mib(need.weights), mib(need.kv), mib(need.buffers), budget >> 20
+    )]
+    TooLarge {
+        /// The name.
+        name: String,
+        /// The context that it would be loaded with.
+        n_ctx: u32,
+        /// What it takes, by estimate.
+        need: MemorySize,
+        /// What there is, in bytes.
+        budget: u64,
+    },
     /// More context than the operator allows.
     #[error("ctx_size {wanted} is larger than {limit}, the most this worker allows")]
     CtxSize {
@@ -85,7 +102,16 @@ pub enum ModelError {
     },
 }
 
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
 impl ModelError {
+    /// The load ended because nobody waited for it any more.
+    pub(super) fn aborted(name: &str) -> Self {
+        Self::Load { name: name.to_owned(), cause: Arc::new(LoadError::Aborted) }
+    }
+
     /// Whether the load ended because nobody waited; who came later tries anew.
     pub(super) fn is_aborted(&self) -> bool {
         matches!(self, Self::Load { cause, .. } if matches!(**cause, LoadError::Aborted))

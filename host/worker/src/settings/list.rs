@@ -3,6 +3,8 @@
 //! A row is all that a new setting needs to be read from every layer, listed and
 //! explained; its typed value is then taken out in [`super::typed`].
 
+use llamero_engine::KvType;
+
 use super::spec::{Kind, Spec, SpecDefault};
 
 const fn spec(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Spec {
@@ -134,6 +136,18 @@ pub static SETTINGS: &[Spec] = &[
         "Models kept loaded; the one used longest ago goes first.",
     ),
     spec(
+        "keep_alive",
+        Kind::Duration,
+        "300",
+        "Seconds for which a model stays loaded after its last job, or a text such as \"90s\" or \"1h\"; 0: until another one takes its place.",
+    ),
+    spec(
+        "models_ram_mib",
+        int(0, U32_MAX),
+        "0",
+        "Memory that all loaded models may take together, in MiB, with KV caches and buffers; models make room for others. 0: no limit.",
+    ),
+    spec(
         "preload",
         Kind::Bool,
         "false",
@@ -164,6 +178,18 @@ pub static SETTINGS: &[Spec] = &[
         int(1, U32_MAX),
         "64",
         "Tokens that must be free beyond its prompt for a job to begin.",
+    ),
+    spec(
+        "kv_type_k",
+        Kind::Choice(KvType::NAMES),
+        "\"f16\"",
+        "Type of the keys in the KV cache; q8_0 takes about half of f16's memory, q4_0 a good quarter, for less accuracy.",
+    ),
+    spec(
+        "kv_type_v",
+        Kind::Choice(KvType::NAMES),
+        "\"f16\"",
+        "Type of the values in the KV cache; quantised ones need a model that works with flash attention.",
     ),
     spec(
         "stall_target_ms",

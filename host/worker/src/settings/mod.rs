@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use llamero_engine::KvType;
 use llamero_hooks::{LimitOverrides, PluginSettings};
 use llamero_protocol::OptionDefaults;
 use serde::Serialize;
@@ -70,6 +71,10 @@ pub struct ModelSettings {
     pub max_ctx_size: u32,
     /// Models kept loaded.
     pub max_loaded: usize,
+    /// For how long a model stays loaded that no job uses; nothing: for good.
+    pub keep_alive: Option<Duration>,
+    /// Bytes that all loaded models may take together; nothing: no limit.
+    pub ram: Option<u64>,
     /// Whether the default model is loaded at start.
     pub preload: bool,
     /// Compute threads; 0: one for each core.
@@ -94,6 +99,10 @@ pub struct KvSettings {
     pub cells: u32,
     /// Tokens kept free when a job begins.
     pub reserve: u32,
+    /// How keys are stored.
+    pub type_k: KvType,
+    /// How values are stored.
+    pub type_v: KvType,
     /// Milliseconds that prompts may hold up running jobs at a time.
     pub stall_target_ms: u32,
     /// Milliseconds after which a tenant without a running job takes a slot.

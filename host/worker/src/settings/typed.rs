@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use llamero_engine::KvType;
 use llamero_hooks::PluginSettings;
 use llamero_protocol::{OptionDefaults, check_subject_pattern};
 use secrecy::SecretString;
@@ -113,6 +114,10 @@ impl Reader<'_> {
     fn duration(&self, name: &str) -> Duration {
         let value = self.get(name).and_then(|layered| layered.value.as_f64());
         Duration::from_secs_f64(value.unwrap_or_default())
+    }
+
+    fn kv_type(&self, name: &str) -> KvType {
+        KvType::from_name(&self.text(name)).unwrap_or_default()
     }
 
     fn texts(&self, name: &str) -> Vec<String> {
@@ -252,6 +257,9 @@ impl Reader<'_> {
             follow_links: self.bool("follow_links"),
             max_ctx_size: self.u32("max_ctx_size"),
             max_loaded: self.usize("max_loaded_models"),
+            keep_alive: Some(self.duration("keep_alive")).filter(|time| !time.is_zero()),
+            // At most 2^32 MiB.
+            ram: Some(self.u64("models_ram_mib") << 20).filter(|bytes| *bytes > 0),
             preload: self.bool("preload"),
             threads: self.u32("threads"),
             gpu_layers: self.u32("gpu_layers"),
@@ -259,6 +267,8 @@ impl Reader<'_> {
             kv: KvSettings {
                 cells: self.u32("kv_cells"),
                 reserve: self.u32("kv_reserve"),
+                type_k: self.kv_type("kv_type_k"),
+                type_v: self.kv_type("kv_type_v"),
                 stall_target_ms: self.u32("stall_target_ms"),
                 fair_preempt_ms: self.u32("fair_preempt_ms"),
                 prefix_cache: self.bool("prefix_cache"),

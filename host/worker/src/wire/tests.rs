@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use llamero_engine::LoadError;
+use llamero_engine::{LoadError, MemorySize};
 
 use super::*;
 
@@ -46,6 +46,17 @@ fn every_model_error_is_code_10() {
         (
             ModelError::CtxSize { wanted: 9000, limit: 8192 },
             "option ctx_size: ctx_size 9000 is larger than 8192, the most this worker allows",
+        ),
+        (
+            ModelError::TooLarge {
+                name: name(),
+                n_ctx: 8192,
+                need: MemorySize { weights: 93 << 20, kv: 720 << 20, buffers: (36 << 20) + 1 },
+                budget: 512 << 20,
+            },
+            "\"m.gguf\" with ctx_size 8192 needs 850 MiB (weights 93, KV cache 720, buffers 37), \
+             but models_ram_mib is 512; a smaller ctx_size, fewer slots or kv_cells, or smaller \
+             types as kv_type_k and kv_type_v take less",
         ),
     ] {
         check(&model(&error), 10, text);

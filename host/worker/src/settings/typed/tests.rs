@@ -56,6 +56,9 @@ fn without_any_source_there_are_the_defaults() {
     assert!(settings.answers.extras && !settings.jobs.allow_grammar);
     assert_eq!(settings.models.dir, PathBuf::from("."));
     assert_eq!(settings.models.max_loaded, 1);
+    assert_eq!(settings.models.keep_alive, Some(Duration::from_secs(300)));
+    assert_eq!(settings.models.ram, None);
+    assert_eq!(settings.models.kv.type_k, KvType::F16);
     assert!(settings.models.follow_links && settings.models.use_mmap);
     assert_eq!(settings.hooks.dir, None);
     assert_eq!(settings.log.format, LogFormat::Text);
@@ -120,6 +123,25 @@ fn defaults_of_requests_come_from_the_same_layers() {
     assert_eq!(resolved.model.as_deref(), Some("m.gguf"));
     assert_eq!(shown(&settings, "ctx_size").value, json!(2048));
     assert_eq!(shown(&settings, "ctx_size").default, json!(4096));
+}
+
+#[test]
+fn models_have_a_time_a_budget_and_types() {
+    let file = "keep_alive = 0\nmodels_ram_mib = 512\nkv_type_k = \"q8_0\"\nkv_type_v = \"bf16\"\n";
+    let models = load_with(&[], file).unwrap().models;
+    assert_eq!((models.keep_alive, models.ram), (None, Some(512 << 20)));
+    assert_eq!((models.kv.type_k, models.kv.type_v), (KvType::Q8_0, KvType::Bf16));
+    let models = load_with(&[("llm_keep_alive", "90s")], file).unwrap().models;
+    assert_eq!(models.keep_alive, Some(Duration::from_secs(90)));
+    let found = problems(&[("llm_kv_type_v", "q2_k"), ("llm_models_ram_mib", "1GiB")], "");
+    assert!(
+        found.iter().any(|(key, text)| key == "kv_type_v" && text.contains("q8_0")),
+        "{found:?}"
+    );
+    assert!(found.iter().any(|(key, _)| key == "models_ram_mib"), "{found:?}");
+    // The name without its unit is close enough to be understood.
+    let found = problems(&[], "models_ram = 1\n");
+    assert!(found[0].1.contains("did you mean models_ram_mib?"), "{found:?}");
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! What models take: for how long they stay, how they make room for each other,
+//! and what does not fit at all.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bench, MODEL, ModelsDir, Nats, Worker, assert_error, brief, endless, within};
+
+/// Waits until the log has a line with all of these.
+async fn logged(worker: &Worker, parts: &[&str]) {
+    within("a line in the log", async {
+        while !has_line(worker, parts) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+fn has_line(worker: &Worker, parts: &[&str]) -> bool {
+    worker.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+}
+
+/// How often a load has begun.
+fn loads(worker: &Worker) -> usize {
+    let log = worker.log();
+    log.lines().filter(|line| line.contains("loading model") && line.contains("n_ctx=")).count()
+}
+
+fn on(model: &str, mut predict: Value) -> Value {
+    predict["options"]["model"] = json!(model);
+    predict
+}
+
+/// Two models of about 190 MiB each, and memory for one and a half.
+fn bench() -> Bench {
+    let models = ModelsDir::empty().link("a.gguf").link("b.gguf");
+    Bench::on(Nats::start(), models, |worker| {
+        worker
+            .flag("--slots", "3")
+            .env("llm_ctx_size", "1024")
+            .env("llm_max_loaded_models", "2")
+            .env("llm_models_ram_mib", "300")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_nobody_uses_is_unloaded() {
+    let bench = Bench::start(|worker| worker.env("llm_keep_alive", "500ms"));
+    let client = bench.client().await;
+    // Longer in use than it would be kept.
+    let mut exchange = client.stream("long", endless(150)).await;
+    assert!(!exchange.finish_acked("long").await.output().is_empty());
+    assert_eq!(loads(&bench.worker), 1);
+    logged(&bench.worker, &["model released", MODEL]).await;
+    // The next one loads it again.
+    client.output(brief()).await;
+    assert_eq!(loads(&bench.worker), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_can_never_fit_is_refused_with_the_numbers() {
+    let bench = bench();
+    let client = bench.client().await;
+    let large = on("a.gguf", json!({"input": ["x"], "options": {"ctx_size": 8192}}));
+    let body = client.predict(large).await;
+    assert_error(&body, 10, None);
+    let text = body["error"]["error"].as_str().expect("text");
+    assert!(text.starts_with("\"a.gguf\" with ctx_size 8192 needs "), "{text}");
+    // Keys and values of 3 slots.
+    assert!(text.contains("KV cache 540"), "{text}");
+    assert!(text.contains("models_ram_mib is 300; a smaller ctx_size"), "{text}");
+    // What fits is served.
+    client.output(on("a.gguf", brief())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unused_model_makes_room() {
+    let bench = bench();
+    let client = bench.client().await;
+    for model in ["a.gguf", "b.gguf", "a.gguf"] {
+        client.output(on(model, brief())).await;
+    }
+    assert_eq!(loads(&bench.worker), 3);
+    let log = bench.worker.log();
+    let place = |parts: [&str; 2]| {
+        let line = log.lines().position(|line| parts.iter().all(|part| line.contains(part)));
+        line.unwrap_or_else(|| panic!("{parts:?} is not in the log"))
+    };
+    // First the one goes, then the other comes.
+    assert!(place(["model released", "a.gguf"]) < place(["loading model", "b.gguf"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_in_use_is_waited_for() {
+    let bench = bench();
+    let client = bench.client().await;
+    let mut running = client.stream("running", on("a.gguf", endless(3000))).await;
+    running.first_fragment("running").await;
+    let other = json!({"job": "other", "predict": on("b.gguf", brief())});
+    let mut other = client.send(&other).await;
+    logged(&bench.worker, &["model waits for memory", "b.gguf"]).await;
+    // Whoever comes later does not keep the model that has to go.
+    let later = json!({"job": "later", "predict": on("a.gguf", brief())});
+    let mut later = client.send(&later).await;
+    client.interrupt("running").await;
+    for (name, exchange) in [("other", &mut other), ("later", &mut later)] {
+        let seen = exchange.next().await;
+        assert!(seen.body["predict"].is_object(), "{name}: {seen:?}");
+    }
+    assert_eq!(loads(&bench.worker), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_job_does_not_keep_others_out() {
+    let bench = bench();
+    let client = bench.client().await;
+    let mut running = client.stream("running", on("a.gguf", endless(3000))).await;
+    running.first_fragment("running").await;
+    let other = json!({"job": "other", "predict": on("b.gguf", brief())});
+    let mut other = client.send(&other).await;
+    logged(&bench.worker, &["model waits for memory", "b.gguf"]).await;
+    client.interrupt("other").await;
+    assert_eq!(other.next().await.code(), Some(8));
+    // Beside the one that still runs.
+    client.output(on("a.gguf", brief())).await;
+    client.interrupt("running").await;
+    assert_eq!(loads(&bench.worker), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quantised_cache_takes_less() {
+    let bench = Bench::start(|worker| {
+        worker
+            .env("llm_kv_type_k", "q8_0")
+            .env("llm_kv_type_v", "q4_0")
+            // The 360 MiB of a cache in f16 would not fit.
+            .env("llm_models_ram_mib", "320")
+    });
+    let client = bench.client().await;
+    assert!(!client.output(brief()).await.is_empty());
+}
