@@ -60,6 +60,20 @@ pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
     if config.cache_block == 0 || config.cache_block > 1024 {
         return wrong("cache_block", config.cache_block.to_string(), "1 to 1024".to_string());
     }
+    if config.embedding.max_tokens == 0 || config.embedding.max_tokens > 65_536 {
+        return wrong(
+            "embedding.max_tokens",
+            config.embedding.max_tokens.to_string(),
+            "1 to 65536".to_string(),
+        );
+    }
+    if config.embedding.threads > MAX_THREADS {
+        return wrong(
+            "embedding.threads",
+            config.embedding.threads.to_string(),
+            format!("0 to {MAX_THREADS}"),
+        );
+    }
     if config.poll > 100 {
         return wrong("poll", config.poll.to_string(), "0 to 100".to_string());
     }
@@ -190,5 +204,8 @@ mod tests {
         assert_eq!(wrong(|c| c.stall_target_ms = 60_001), "stall_target_ms");
         assert_eq!(wrong(|c| c.cache_block = 0), "cache_block");
         assert_eq!(wrong(|c| c.cache_block = 1025), "cache_block");
+        assert_eq!(wrong(|c| c.embedding.max_tokens = 0), "embedding.max_tokens");
+        assert_eq!(wrong(|c| c.embedding.max_tokens = 65_537), "embedding.max_tokens");
+        assert_eq!(wrong(|c| c.embedding.threads = 513), "embedding.threads");
     }
 }
