@@ -15,7 +15,6 @@ mod pack;
 mod service;
 mod support;
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
