@@ -147,9 +147,8 @@ async fn an_interrupt_stops_it_wherever_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_takes_a_slot_and_a_full_worker_is_busy() {
-    let bench = Bench::start(|worker| {
-        worker.env(MANY.0, MANY.1).flag("--slots", "1").flag("--queue", "0")
-    });
+    let bench =
+        Bench::start(|worker| worker.env(MANY.0, MANY.1).flag("--slots", "1").flag("--queue", "0"));
     let client = bench.client().await;
     let mut running = client.send(&json!({"job": "r", "embed": lasting()})).await;
     for other in [json!({"embed": {"input": TEXTS}}), json!({"predict": brief()})] {
@@ -165,7 +164,8 @@ async fn it_takes_a_slot_and_a_full_worker_is_busy() {
 async fn shutdown_lets_it_end() {
     let mut bench = Bench::start(|worker| worker.env("llm_shutdown_grace", "1h"));
     let client = bench.client().await;
-    let mut exchange = client.send(&json!({"job": "a", "embed": {"input": vec![words(100); 10]}})).await;
+    let mut exchange =
+        client.send(&json!({"job": "a", "embed": {"input": vec![words(100); 10]}})).await;
     received(&client).await;
     bench.worker.sigterm();
     assert_eq!(vectors(&exchange.next().await.body).len(), 10);

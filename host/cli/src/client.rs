@@ -150,11 +150,8 @@ impl Client {
         embed: EmbedRequest,
         wait: Duration,
     ) -> Result<WorkerResponse, ClientError> {
-        let request = WorkerRequest {
-            job: job.to_owned(),
-            embed: Some(embed),
-            ..WorkerRequest::default()
-        };
+        let request =
+            WorkerRequest { job: job.to_owned(), embed: Some(embed), ..WorkerRequest::default() };
         self.ask(&request, wait).await
     }
 

@@ -187,8 +187,7 @@ fn start_engine(
         Arc::clone(&alarm),
         Arc::clone(&stats),
     );
-    let (handle, inbox) =
-        EngineHandle::new(slots.saturating_add(config.queue), alarm, stats);
+    let (handle, inbox) = EngineHandle::new(slots.saturating_add(config.queue), alarm, stats);
     (handle, (engine, inbox))
 }
 

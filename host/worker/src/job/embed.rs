@@ -49,9 +49,8 @@ async fn vectors(shared: &Shared, request: EmbedRequest) -> Result<EmbedResponse
     let lease = stages::lease(shared, &model_of(model, &options)).await?;
     tracing::Span::current().record("model", lease.name());
     let model = lease.model().clone();
-    let tokens = stages::blocking(move || {
-        model.prepare_texts(&input).map_err(|error| wire::embed(&error))
-    });
+    let tokens =
+        stages::blocking(move || model.prepare_texts(&input).map_err(|error| wire::embed(&error)));
     let tokens = tokens.await?;
     let prompt_tokens = u32::try_from(tokens.total()).unwrap_or(u32::MAX);
     let embedding = lease.model().embed(tokens).map_err(|error| wire::embed(&error))?;

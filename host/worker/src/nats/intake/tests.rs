@@ -223,7 +223,10 @@ async fn embed_requests_that_are_not_served_are_answered_once() {
     let mut setup = setup().await;
     setup.handle(r#"{"job":"a","list":{},"embed":{"input":["x","y","z"]}}"#).await;
     let (_, body) = setup.replies.take().unwrap();
-    assert!(body.starts_with(r#"{"job":"a","error":{"code":2,"error":"embed.input has 3 "#), "{body}");
+    assert!(
+        body.starts_with(r#"{"job":"a","error":{"code":2,"error":"embed.input has 3 "#),
+        "{body}"
+    );
     assert!(setup.is_quiet());
     for policy in [EmbedPolicy::Off, EmbedPolicy::UnseenByHooks] {
         let mut setup = setup_with(policy).await;
