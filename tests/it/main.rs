@@ -22,6 +22,7 @@ mod cli;
 mod cli_config;
 mod context;
 mod demo;
+mod embed;
 mod errors;
 mod go_client;
 mod hook_examples;

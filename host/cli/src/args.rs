@@ -44,6 +44,9 @@ pub enum Command {
     /// Ask a worker to continue a prompt or answer a chat message.
     #[command(after_help = PREDICT_EXAMPLES)]
     Predict(PredictArgs),
+    /// Ask a worker for the vectors (embeddings) of texts.
+    #[command(after_help = EMBED_EXAMPLES)]
+    Embed(EmbedArgs),
     /// List the models that a worker offers, with their default options.
     #[command(after_help = MODELS_EXAMPLES)]
     Models(ModelsArgs),
@@ -249,6 +252,41 @@ pub struct PredictArgs {
     pub connect: ConnectArgs,
 }
 
+/// `llamero embed`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EmbedArgs {
+    /// Embed these texts, one for each argument.
+    ///
+    /// Without any, the lines of standard input are the texts; empty ones are left
+    /// out.
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+
+    /// Use this model; `llamero models` lists them.
+    ///
+    /// [default: the worker's choice]
+    #[arg(short, long, value_name = "NAME")]
+    pub model: Option<String>,
+
+    /// Print the worker's answer as one JSON object, with all numbers.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Give up after this time and interrupt the job: a number with ms, s, m or h.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub timeout: Duration,
+
+    /// Name the job, for `llamero interrupt`.
+    ///
+    /// [default: a new random name]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// Where and as whom to connect.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
 /// `llamero models`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ModelsArgs {
@@ -351,6 +389,14 @@ Examples:
 
 Text goes to standard output as it is generated, byte for byte when that is not
 a terminal. Ctrl-C interrupts the job on the worker as well.";
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  llamero embed 'Llamas are kept for their wool.' 'The sea is deep.'
+  llamero embed --json < titles.txt | jq -c '.embed.embeddings[]'
+
+Each vector has the length 1, so that the cosine of two is the sum of their
+products. Vectors of different models cannot be compared.";
 
 const MODELS_EXAMPLES: &str = "\
 Examples:

@@ -1,4 +1,4 @@
-//! A small typed client of the worker protocol: list, predict, interrupt.
+//! A small typed client of the worker protocol: list, predict, interrupt, embed.
 //!
 //! It owns subjects, inboxes and what NATS itself may answer (nobody listens,
 //! too large). The meaning of a job's messages is [`crate::collector`]'s, the
@@ -10,8 +10,8 @@ use async_nats::{PublishErrorKind, RequestErrorKind, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use llamero_protocol::{
-    InterruptRequest, ListRequest, PredictRequest, WorkerRequest, WorkerResponse, decode_response,
-    encode_request,
+    EmbedRequest, InterruptRequest, ListRequest, PredictRequest, WorkerRequest, WorkerResponse,
+    decode_response, encode_request,
 };
 
 use crate::collector::{Collector, FinalOutput, Step};
@@ -137,6 +137,21 @@ impl Client {
             interrupt: Some(InterruptRequest::default()),
             ..WorkerRequest::default()
         };
+        self.ask(&request, wait).await
+    }
+
+    /// Asks for the vectors of texts.
+    ///
+    /// # Errors
+    /// [`ClientError`]; an error of the worker is part of the answer.
+    pub async fn embed(
+        &self,
+        job: &str,
+        embed: EmbedRequest,
+        wait: Duration,
+    ) -> Result<WorkerResponse, ClientError> {
+        let request =
+            WorkerRequest { job: job.to_owned(), embed: Some(embed), ..WorkerRequest::default() };
         self.ask(&request, wait).await
     }
 

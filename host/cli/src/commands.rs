@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::{flags, logging};
 
 pub mod demo;
+pub mod embed;
 pub mod hook;
 pub mod interrupt;
 pub mod models;
@@ -27,6 +28,7 @@ pub async fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Worker(args) => worker::run(args).await,
         Command::Predict(args) => predict::run(args).await,
+        Command::Embed(args) => embed::run(args).await,
         Command::Models(args) => models::run(args).await,
         Command::Interrupt(args) => interrupt::run(args).await,
         Command::Hook(args) => hook::run(args).await,

@@ -156,8 +156,22 @@ fn advice(error: &ErrorBody) -> Option<String> {
         ErrorCode::PredictionFailed if text.starts_with("option ") => {
             "`llamero models --options` lists the options with their defaults"
         }
+        // Says itself what to do.
+        ErrorCode::PredictionFailed if text.contains("send fewer texts") => return None,
         ErrorCode::PredictionFailed if text.contains("max_payload") => "leave out --no-stream",
+        ErrorCode::UnsupportedCommand if text.contains("hooks") => {
+            "the worker's operator can allow it with the setting embed = \"on\""
+        }
+        ErrorCode::UnsupportedCommand if text.contains("turned off") => {
+            "the worker's operator can allow it with the setting embed"
+        }
         ErrorCode::UnsupportedCommand => "the worker is older than this client",
+        ErrorCode::InvalidRequest if text.starts_with("embed.input has") => {
+            "send fewer texts at a time, or raise the worker's embed_max_inputs"
+        }
+        ErrorCode::PredictionFailed if text.contains("that one text may have") => {
+            "split the text, or raise the worker's embed_max_tokens"
+        }
         _ => return None,
     };
     Some(advice.to_owned())

@@ -36,7 +36,11 @@ pub fn read(words: &[String]) -> Result<String, Failure> {
     Ok(prompt)
 }
 
-fn read_stdin(input: impl Read) -> Result<String, Failure> {
+/// All of an input, which has to be text of a bounded length.
+///
+/// # Errors
+/// It cannot be read, is too long or is not UTF-8.
+pub fn read_stdin(input: impl Read) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     input.take(MAX_STDIN_BYTES + 1).read_to_end(&mut bytes).map_err(|error| {
         Failure::new(Exit::Failure, format!("standard input cannot be read: {error}"))
@@ -44,15 +48,15 @@ fn read_stdin(input: impl Read) -> Result<String, Failure> {
     if bytes.len() as u64 > MAX_STDIN_BYTES {
         return Err(Failure::new(
             Exit::Usage,
-            format!("the prompt on standard input is longer than {MAX_STDIN_BYTES} bytes"),
+            format!("standard input is longer than {MAX_STDIN_BYTES} bytes"),
         )
-        .with_hint("no NATS server accepts messages above 64 MiB; shorten the prompt"));
+        .with_hint("no NATS server accepts messages above 64 MiB; shorten the text"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::new(
             Exit::Usage,
-            format!("the prompt on standard input is not UTF-8: invalid byte at offset {at}"),
+            format!("standard input is not UTF-8: invalid byte at offset {at}"),
         )
         .with_hint("convert it first, for example with iconv -f latin1 -t utf-8")
     })

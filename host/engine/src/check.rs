@@ -73,6 +73,20 @@ pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
             }
         }
     }
+    if config.embedding.max_tokens == 0 || config.embedding.max_tokens > 65_536 {
+        return wrong(
+            "embedding.max_tokens",
+            config.embedding.max_tokens.to_string(),
+            "1 to 65536".to_string(),
+        );
+    }
+    if config.embedding.threads > MAX_THREADS {
+        return wrong(
+            "embedding.threads",
+            config.embedding.threads.to_string(),
+            format!("0 to {MAX_THREADS}"),
+        );
+    }
     if config.poll > 100 {
         return wrong("poll", config.poll.to_string(), "0 to 100".to_string());
     }
@@ -217,5 +231,8 @@ mod tests {
         );
         let keys = ModelConfig { kv_type_k: KvType::Q8_0, ..without };
         assert!(matches!(check_config(&keys), Err(LoadError::Config { field: "kv_type_k", .. })));
+        assert_eq!(wrong(|c| c.embedding.max_tokens = 0), "embedding.max_tokens");
+        assert_eq!(wrong(|c| c.embedding.max_tokens = 65_537), "embedding.max_tokens");
+        assert_eq!(wrong(|c| c.embedding.threads = 513), "embedding.threads");
     }
 }

@@ -4,6 +4,7 @@
 //! worker's business; checking the model file is [`crate::check`]'s.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The most sequences llama.cpp can hold in one context (`LLAMA_MAX_SEQ`).
 pub const MAX_SLOTS: u32 = 256;
@@ -94,6 +95,8 @@ pub struct ModelConfig {
     pub max_stop_bytes: usize,
     /// Bounds for grammars and schemas.
     pub constraint_limits: ConstraintLimits,
+    /// How vectors of texts are computed.
+    pub embedding: EmbeddingConfig,
 }
 
 impl Default for ModelConfig {
@@ -125,7 +128,30 @@ impl Default for ModelConfig {
             event_capacity: 256,
             max_stop_bytes: 16 * 1024,
             constraint_limits: ConstraintLimits::default(),
+            embedding: EmbeddingConfig::default(),
         }
+    }
+}
+
+/// How [`crate::Model::embed`] computes. The context for it is made when the first
+/// text comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingConfig {
+    /// Most tokens of one text, 1 to 65536, those that the model wants around it
+    /// included; never more than it was trained with. Costs memory: eight bytes for
+    /// each of them and each token of the vocabulary. Default 512.
+    pub max_tokens: u32,
+    /// Threads that compute; 0 takes as many as generating does. More are faster and
+    /// slow down those who generate meanwhile, whose threads wait for each other.
+    /// Default 1.
+    pub threads: u32,
+    /// How long the context is kept after the last text. Default 60 s.
+    pub idle: Duration,
+}
+
+impl Default for EmbeddingConfig {
+    fn default() -> Self {
+        Self { max_tokens: 512, threads: 1, idle: Duration::from_secs(60) }
     }
 }
 
@@ -292,6 +318,20 @@ pub struct ModelInfo {
     pub prefix_cache: bool,
     /// Memory that the model takes, as llama.cpp allocated it.
     pub memory: MemorySize,
+    /// Whether it can go on with a text. Models that only read texts cannot.
+    pub generates: bool,
+    /// How long its vectors are, and most tokens of one text; `None` if it has no
+    /// vectors to give.
+    pub embedding: Option<EmbeddingInfo>,
+}
+
+/// The vectors of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddingInfo {
+    /// Numbers in a vector.
+    pub size: u32,
+    /// Most tokens of one text.
+    pub max_tokens: u32,
 }
 
 /// What an engine is doing now, and has done since it was loaded.

@@ -143,6 +143,9 @@ pub enum SubmitError {
     /// Every slot and every place in the engine's queue is taken.
     #[error("engine busy")]
     Busy,
+    /// The model only reads texts.
+    #[error("the model cannot generate text, it gives embeddings only")]
+    CannotGenerate,
     /// The engine's thread has ended.
     #[error("engine stopped")]
     Stopped,
@@ -227,6 +230,61 @@ pub enum GenerationError {
     #[error("token guard: {0}")]
     Guard(String),
     /// The engine ended before the job did.
+    #[error("engine stopped")]
+    Stopped,
+}
+
+/// Texts that get no vectors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbedError {
+    /// The model has none to give.
+    #[error("the model gives no embeddings: {0}")]
+    Unsupported(&'static str),
+    /// A text has too many tokens. It is not cut.
+    #[error("text {index} has {tokens} tokens, more than the {limit} that one text may have")]
+    TooLong {
+        /// Position of the text, from 0.
+        index: usize,
+        /// What it has, with those that the model wants around it.
+        tokens: usize,
+        /// What it may have.
+        limit: usize,
+    },
+    /// A text has more bytes than so many tokens can stand for.
+    #[error("text {index} has {bytes} bytes, more than the {max_bytes} for {limit} tokens")]
+    TooManyBytes {
+        /// Position of the text, from 0.
+        index: usize,
+        /// What it has.
+        bytes: usize,
+        /// What it may have.
+        max_bytes: usize,
+        /// Tokens that one text may have.
+        limit: usize,
+    },
+    /// A text is nothing to the model.
+    #[error("text {index} has no tokens")]
+    Empty {
+        /// Position of the text, from 0.
+        index: usize,
+    },
+    /// A text cannot be tokenized.
+    #[error("{0}")]
+    Tokenizer(String),
+    /// Too many requests wait.
+    #[error("engine busy")]
+    Busy,
+    /// The context for embeddings cannot be made.
+    #[error("no context for embeddings: {0}")]
+    Context(String),
+    /// llama.cpp could not compute a batch.
+    #[error("engine failure: {0}")]
+    Engine(String),
+    /// The request was stopped.
+    #[error("embedding was cancelled")]
+    Cancelled,
+    /// The thread ended before the request did.
     #[error("engine stopped")]
     Stopped,
 }

@@ -18,20 +18,25 @@
 //!                                                                             └  UTF-8 hold, stop strings
 //! ```
 //!
+//! Texts become vectors beside all that, in a context of their own (`embed`).
+//!
 //! # What may block
 //!
 //! [`Model::load`] and [`Model::compile`] may take long and belong on a thread
-//! that may block. [`Model::prepare`] is CPU work in proportion to the text.
-//! [`Model::submit`] never blocks. A job whose [`Generation`] is not read
-//! pauses when its channel is full, and nothing else waits for it.
+//! that may block. [`Model::prepare`] and [`Model::prepare_texts`] are CPU work in
+//! proportion to the text. [`Model::submit`] and [`Model::embed`] never block. A job
+//! whose [`Generation`] is not read pauses when its channel is full, and nothing else
+//! waits for it.
 //!
 //! # Threads and memory
 //!
 //! One OS thread owns a model's context and computes. It ends, and frees the
 //! context, when the last [`Model`] and [`Generation`] is gone; the weights go
-//! with the last [`Tokenizer`] or [`CompiledConstraint`]. [`Model::unload`] waits
-//! for the context's end; [`Model::estimate`] says beforehand how much a model
-//! takes, and [`ModelInfo::memory`] afterwards.
+//! with the last [`Tokenizer`] or [`CompiledConstraint`]. A second thread with a
+//! context of its own computes vectors, from the first text until none has come for
+//! [`EmbeddingConfig::idle`]. [`Model::unload`] waits for the end of the first
+//! context; [`Model::estimate`] says beforehand how much a model takes, and
+//! [`ModelInfo::memory`] afterwards.
 
 mod config;
 mod error;
@@ -46,6 +51,7 @@ mod tokenizer;
 mod vocabulary;
 
 mod constraint;
+mod embed;
 mod prompt;
 
 mod engine;
@@ -55,12 +61,13 @@ mod sampling;
 mod text;
 
 pub use config::{
-    ConstraintLimits, EngineStats, FlashAttention, KvType, MAX_SLOTS, MemorySize, ModelConfig,
-    ModelInfo,
+    ConstraintLimits, EmbeddingConfig, EmbeddingInfo, EngineStats, FlashAttention, KvType,
+    MAX_SLOTS, MemorySize, ModelConfig, ModelInfo,
 };
 pub use constraint::{CompiledConstraint, Constraint};
+pub use embed::{Embedding, TextTokens};
 pub use error::{
-    ConstraintError, DecideError, GenerationError, LoadError, PromptError, SubmitError,
+    ConstraintError, DecideError, EmbedError, GenerationError, LoadError, PromptError, SubmitError,
 };
 pub use generation::{Canceller, Generation};
 pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};

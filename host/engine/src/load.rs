@@ -1,7 +1,9 @@
 //! Loads a model and starts its engine thread.
 //!
 //! Weights, vocabulary and context are made on the thread that will compute
-//! with them. What a file must be like is [`crate::check`]'s business.
+//! with them. A model that only reads texts has no such thread and no such context:
+//! what it is for is [`crate::embed`]'s. What a file must be like is
+//! [`crate::check`]'s business.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
 use crate::check::{check_config, check_file};
-use crate::config::{ModelConfig, ModelInfo};
+use crate::config::{EmbeddingInfo, MemorySize, ModelConfig, ModelInfo};
+use crate::embed;
 use crate::engine::alarm::Alarm;
 use crate::engine::backend::LlamaBackend;
 use crate::engine::cache::CacheLimits;
@@ -21,21 +24,26 @@ use crate::engine::scheduler::{Engine, Policy};
 use crate::engine::stats::SharedStats;
 use crate::engine::thread::{self, EngineHandle, Inbox};
 use crate::error::LoadError;
-use crate::ffi::{self, Context, ContextConfig, log::Capture};
+use crate::ffi::{self, Context, ContextConfig, ContextError, Purpose, log::Capture};
 use crate::memory;
 use crate::prompt::template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
 
-/// A loaded model whose engine thread runs.
+/// A loaded model whose engine thread runs, if it generates.
 pub(crate) struct Loaded {
     pub(crate) config: ModelConfig,
     pub(crate) info: ModelInfo,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) vocabulary: Arc<Vocabulary>,
-    pub(crate) engine: EngineHandle,
-    /// Disconnected once the engine thread has freed the context.
+    pub(crate) engine: Option<EngineHandle>,
+    /// Disconnected once the engine thread has freed the context, if there is one.
     pub(crate) freed: Receiver<()>,
+    /// How it gives vectors, or why it cannot.
+    pub(crate) embedding: Result<embed::Plan, &'static str>,
 }
+
+/// What the engine's thread runs.
+type Running = (Engine<LlamaBackend>, Inbox);
 
 /// Loads a model on a new thread, which then waits for jobs. Blocks until the
 /// model is loaded.
@@ -55,8 +63,10 @@ pub(crate) fn start(
             let _alive = alive;
             let name = config.name.clone();
             match load(config, progress, freed) {
-                Ok((model, mut engine, inbox)) => {
-                    if report.send(Ok(model)).is_ok() {
+                Ok((model, running)) => {
+                    if report.send(Ok(model)).is_ok()
+                        && let Some((mut engine, inbox)) = running
+                    {
                         thread::run(&mut engine, &inbox);
                     }
                     tracing::debug!(model = name, "engine stopped");
@@ -89,7 +99,7 @@ fn load(
     config: ModelConfig,
     progress: impl FnMut(f32) -> bool + Send + 'static,
     freed: Receiver<()>,
-) -> Result<(Loaded, Engine<LlamaBackend>, Inbox), LoadError> {
+) -> Result<(Loaded, Option<Running>), LoadError> {
     let started = Instant::now();
     let weights = load_weights(&config, progress)?;
     let unsupported = |reason: &str| LoadError::Unsupported {
@@ -109,6 +119,12 @@ fn load(
     let n_ctx = memory::n_ctx(&config, weights.n_ctx_train());
     let shares = shares_prefixes(&config, &weights);
     let context = create_context(&config, &weights, n_ctx, shares)?;
+    let n_ctx_train = weights.n_ctx_train();
+    let embedding = embed::pooling(&weights)
+        .map(|pooling| embed::Plan::new(&config, pooling, n_ctx_train, n_threads(&config)));
+    if let (None, Err(reason)) = (&context, &embedding) {
+        return Err(unsupported(&format!("it only reads it, and {reason}")));
+    }
     let template =
         weights.chat_template(None).ok().and_then(|template| template.to_string().ok()).map(
             |source| {
@@ -123,7 +139,7 @@ fn load(
     let info = ModelInfo {
         name: config.name.clone(),
         n_ctx,
-        n_ctx_train: weights.n_ctx_train(),
+        n_ctx_train,
         slots: config.slots,
         n_vocab: vocabulary.n_vocab(),
         bos: vocabulary.bos(),
@@ -132,15 +148,23 @@ fn load(
         n_params: weights.n_params(),
         description: ffi::describe(&weights),
         has_chat_template: template.is_some(),
-        kv_cells: context.n_cells(),
-        prefix_cache: shares,
-        memory: memory::taken(
-            &config,
-            &weights,
-            context.n_cells(),
-            memory::n_seq(&config, shares),
-            context.sizes(),
-        ),
+        kv_cells: context.as_ref().map_or(0, Context::n_cells),
+        prefix_cache: shares && context.is_some(),
+        memory: match &context {
+            Some(context) => memory::taken(
+                &config,
+                &weights,
+                context.n_cells(),
+                memory::n_seq(&config, shares),
+                context.sizes(),
+            ),
+            None => MemorySize { weights: weights.size(), ..MemorySize::default() },
+        },
+        generates: context.is_some(),
+        embedding: embedding.as_ref().ok().map(|plan| EmbeddingInfo {
+            size: u32::try_from(weights.n_embd_out()).unwrap_or(0),
+            max_tokens: u32::try_from(plan.limit()).unwrap_or(u32::MAX),
+        }),
     };
     tracing::info!(
         model = info.name,
@@ -150,25 +174,35 @@ fn load(
         kv_cells = info.kv_cells,
         prefix_cache = info.prefix_cache,
         memory_mib = info.memory.total() >> 20,
+        generates = info.generates,
         elapsed = ?started.elapsed(),
         "model loaded"
     );
 
+    let (engine, running) =
+        context.map(|context| start_engine(&config, context, &vocabulary, shares)).unzip();
+    Ok((Loaded { config, info, template, vocabulary, engine, freed, embedding }, running))
+}
+
+fn start_engine(
+    config: &ModelConfig,
+    context: Context,
+    vocabulary: &Arc<Vocabulary>,
+    shares: bool,
+) -> (EngineHandle, Running) {
     let stats = Arc::new(SharedStats::default());
     let alarm = Arc::new(Alarm::new(context.abort_flag()));
-    let policy = policy(&config, context.n_cells(), shares);
+    let policy = policy(config, context.n_cells(), shares);
     let slots = config.slots as usize;
     let engine = Engine::new(
-        LlamaBackend::new(context, Arc::clone(&vocabulary), slots, shares),
+        LlamaBackend::new(context, Arc::clone(vocabulary), slots, shares),
         vocabulary.eog().to_vec(),
         policy,
         Arc::clone(&alarm),
         Arc::clone(&stats),
     );
-    let max_jobs = (config.slots as usize).saturating_add(config.queue);
-    let (handle, inbox) = EngineHandle::new(max_jobs, alarm, stats);
-    let loaded = Loaded { config, info, template, vocabulary, engine: handle, freed };
-    Ok((loaded, engine, inbox))
+    let (handle, inbox) = EngineHandle::new(slots.saturating_add(config.queue), alarm, stats);
+    (handle, (engine, inbox))
 }
 
 /// Whether equal beginnings are to be computed once, and can be.
@@ -233,12 +267,16 @@ fn load_weights(
     }
 }
 
+/// The context that generates; `None` for a model that only reads texts.
 fn create_context(
     config: &ModelConfig,
     weights: &Arc<LlamaModel>,
     n_ctx: u32,
     shares: bool,
-) -> Result<Context, LoadError> {
+) -> Result<Option<Context>, LoadError> {
+    if !embed::is_causal(weights) {
+        return Ok(None);
+    }
     let too_large = |reason: String| LoadError::Context { n_ctx, slots: config.slots, reason };
     let n_cells = memory::n_cells(config, n_ctx)
         .ok_or_else(|| too_large("more cells than llama.cpp can count".to_string()))?;
@@ -252,25 +290,35 @@ fn create_context(
             )));
         }
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let n_threads = match config.threads {
-        0 => u32::try_from(cores).unwrap_or(1),
-        n => n,
-    };
-    Context::new(
+    let context = Context::new(
         weights,
         &ContextConfig {
+            purpose: Purpose::Generate,
             n_cells,
             n_batch: config.n_batch,
             // Every sequence may have an output, those of leaves never do; but
             // llama.cpp reserves rows for all of them.
             n_seq: memory::n_seq(config, shares),
-            n_threads,
+            n_threads: n_threads(config),
             poll: config.poll,
             flash_attention: config.flash_attention,
             type_k: config.kv_type_k,
             type_v: config.kv_type_v,
         },
-    )
-    .map_err(too_large)
+    );
+    match context {
+        Ok(context) => Ok(Some(context)),
+        // Not every file of a model that only reads says so.
+        Err(ContextError::NoMemory) => Ok(None),
+        Err(ContextError::Refused(reason)) => Err(too_large(reason)),
+    }
+}
+
+/// Threads that generate.
+fn n_threads(config: &ModelConfig) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match config.threads {
+        0 => u32::try_from(cores).unwrap_or(1),
+        n => n,
+    }
 }

@@ -8,10 +8,11 @@ use llama_cpp_2::sampling::LlamaSampler;
 
 use crate::config::{EngineStats, MemorySize, ModelConfig, ModelInfo};
 use crate::constraint::{CompiledConstraint, Compiler, Constraint};
+use crate::embed::{Embedding, Service, TextTokens};
 use crate::engine::outlet::Outlet;
 use crate::engine::sequence::{Caching, Guard, Submission};
 use crate::engine::thread::EngineHandle;
-use crate::error::{ConstraintError, LoadError, PromptError, SubmitError};
+use crate::error::{ConstraintError, EmbedError, LoadError, PromptError, SubmitError};
 use crate::ffi;
 use crate::generation::Generation;
 use crate::job::{GuardPlan, Job};
@@ -40,8 +41,11 @@ struct Inner {
     template: Option<ChatTemplate>,
     compiler: OnceLock<Result<Compiler, String>>,
     vocabulary: Arc<Vocabulary>,
-    engine: Arc<EngineHandle>,
+    /// Nothing for a model that only reads texts.
+    engine: Option<Arc<EngineHandle>>,
     freed: Arc<Mutex<Receiver<()>>>,
+    /// Nothing, and why, for a model without vectors.
+    embedding: Result<Service, &'static str>,
 }
 
 impl Model {
@@ -58,6 +62,7 @@ impl Model {
         progress: impl FnMut(f32) -> bool + Send + 'static,
     ) -> Result<Model, LoadError> {
         let loaded = load::start(config, progress)?;
+        let vocabulary = Arc::clone(&loaded.vocabulary);
         let inner = Inner {
             tokens: Tokens {
                 n_vocab: loaded.info.n_vocab,
@@ -69,8 +74,9 @@ impl Model {
             template: loaded.template,
             compiler: OnceLock::new(),
             vocabulary: loaded.vocabulary,
-            engine: Arc::new(loaded.engine),
+            engine: loaded.engine.map(Arc::new),
             freed: Arc::new(Mutex::new(loaded.freed)),
+            embedding: loaded.embedding.map(|plan| Service::new(vocabulary, plan)),
         };
         Ok(Model { inner: Arc::new(inner) })
     }
@@ -160,15 +166,39 @@ impl Model {
         }
     }
 
+    /// Turns texts into tokens to embed. Nothing is cut.
+    ///
+    /// # Errors
+    /// [`EmbedError`]: a text is too long or empty, or the model has no vectors.
+    pub fn prepare_texts(&self, texts: &[String]) -> Result<TextTokens, EmbedError> {
+        let limit = self.embedding()?.plan().limit();
+        TextTokens::new(&self.inner.vocabulary, texts, limit)
+    }
+
+    /// Computes a vector of length 1 for each text. Never blocks; what is returned
+    /// is a future, and dropping it stops the work.
+    ///
+    /// # Errors
+    /// [`EmbedError`]: too many requests wait, or the model has no vectors.
+    pub fn embed(&self, texts: TextTokens) -> Result<Embedding, EmbedError> {
+        self.embedding()?.submit(texts)
+    }
+
+    fn embedding(&self) -> Result<&Service, EmbedError> {
+        self.inner.embedding.as_ref().map_err(|&reason| EmbedError::Unsupported(reason))
+    }
+
     /// Hands a job to the engine. Never blocks.
     ///
     /// # Errors
-    /// [`SubmitError`]: the engine's queue is full, or the job is not valid.
+    /// [`SubmitError`]: the engine's queue is full, the job is not valid, or the
+    /// model only reads texts.
     pub fn submit(&self, job: Job) -> Result<Generation, SubmitError> {
         let inner = &self.inner;
+        let engine = inner.engine.as_ref().ok_or(SubmitError::CannotGenerate)?;
         let n_ctx = self.check(&job)?;
-        let place = inner.engine.place().ok_or(SubmitError::Busy)?;
-        let signal = inner.engine.signal();
+        let place = engine.place().ok_or(SubmitError::Busy)?;
+        let signal = engine.signal();
         let (outlet, events) = Outlet::new(inner.config.event_capacity, Arc::clone(&signal), place);
         let submitted = Instant::now();
         let prompt_tokens = u32::try_from(job.prompt.len()).unwrap_or(u32::MAX);
@@ -180,7 +210,7 @@ impl Model {
                 (Guard { plan, verdicts }, sender)
             })
             .unzip();
-        inner.engine.submit(Submission {
+        engine.submit(Submission {
             label: job.label,
             prompt: job.prompt,
             n_ctx: n_ctx as usize,
@@ -194,13 +224,14 @@ impl Model {
             caching: job.cache.then_some(Caching { salt: job.cache_salt, pin: job.cache_pin }),
             guard,
         })?;
-        let engine = Arc::clone(&inner.engine);
+        let engine = Arc::clone(engine);
         Ok(Generation::new(events, signal, engine, prompt_tokens, submitted, verdicts))
     }
 
     /// What the engine is doing.
     pub fn stats(&self) -> EngineStats {
-        self.inner.engine.stats().read()
+        let engine = self.inner.engine.as_ref();
+        engine.map_or_else(EngineStats::default, |engine| engine.stats().read())
     }
 
     /// The job's context limit; everything else about it is refused here.

@@ -129,20 +129,25 @@ impl Vocabulary {
         }
     }
 
-    fn encode_here(&self, text: &str, parse_special: bool) -> Vec<u32> {
+    /// The tokens of a text that stands alone, with those that the vocabulary wants
+    /// before and behind it. Control-token text is text.
+    pub(crate) fn encode_whole(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        self.encode_on_stack(text, Special { add: true, parse: false })
+    }
+
+    fn encode_here(&self, text: &str, special: Special) -> Vec<u32> {
         self.model
             .vocab()
-            .tokenize(text.as_bytes(), false, parse_special)
+            .tokenize(text.as_bytes(), special.add, special.parse)
             .into_iter()
             .map(|token| token.0.cast_unsigned())
             .collect()
     }
-}
 
-impl Encode for Vocabulary {
-    fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, PromptError> {
+    /// Tokenizes on a stack that is large enough for the text.
+    fn encode_on_stack(&self, text: &str, special: Special) -> Result<Vec<u32>, PromptError> {
         if text.len() <= SMALL_TEXT {
-            return Ok(self.encode_here(text, parse_special));
+            return Ok(self.encode_here(text, special));
         }
         if text.len() > MAX_TEXT_BYTES {
             return Err(PromptError::Tokenizer(format!(
@@ -156,11 +161,26 @@ impl Encode for Vocabulary {
             std::thread::Builder::new()
                 .name("llamero-tokenize".to_string())
                 .stack_size(stack)
-                .spawn_scoped(scope, || self.encode_here(text, parse_special))
+                .spawn_scoped(scope, || self.encode_here(text, special))
                 .map_err(|e| PromptError::Tokenizer(format!("no thread: {e}")))?
                 .join()
                 .map_err(|_| PromptError::Tokenizer("the tokenizer failed".to_string()))
         })
+    }
+}
+
+/// What becomes of control tokens.
+#[derive(Debug, Clone, Copy)]
+struct Special {
+    /// Whether those that the vocabulary wants around a text are added.
+    add: bool,
+    /// Whether text that reads like one becomes one.
+    parse: bool,
+}
+
+impl Encode for Vocabulary {
+    fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, PromptError> {
+        self.encode_on_stack(text, Special { add: false, parse: parse_special })
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String, PromptError> {

@@ -56,9 +56,10 @@ pub use options::{
     list_options, model_choice, resolve,
 };
 pub use request::{
-    InterruptRequest, ListRequest, Message, PredictRequest, WorkerRequest, encode_request,
+    EmbedRequest, InterruptRequest, ListRequest, Message, PredictRequest, WorkerRequest,
+    encode_request,
 };
 pub use response::{
-    FinishReason, InterruptResponse, ListResponse, ModelInfo, ModelOption, PredictResponse,
-    StreamResponse, Timings, Usage, WorkerResponse, encode_response,
+    EmbedResponse, EmbedUsage, FinishReason, InterruptResponse, ListResponse, ModelInfo,
+    ModelOption, PredictResponse, StreamResponse, Timings, Usage, WorkerResponse, encode_response,
 };

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::Options;
 
-/// One message on the worker subject. Exactly one of the three commands is
-/// meant to be present; when several are, the worker serves list, interrupt,
-/// predict in this order, each with an answer of its own.
+/// One message on the worker subject. Exactly one of the commands is meant to be
+/// present; when several are, the worker serves list, interrupt, predict, embed in
+/// this order, each with an answer of its own.
 ///
 /// `Debug` shows prompt text; a log must not contain it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -27,6 +27,9 @@ pub struct WorkerRequest {
     /// Asks for generated text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predict: Option<PredictRequest>,
+    /// Asks for the vectors of texts. An extension of Llamero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embed: Option<EmbedRequest>,
 }
 
 /// The list command. It has no members.
@@ -70,6 +73,20 @@ pub struct Message {
     pub role: String,
     /// What was said. Control tokens in it are plain text to the model.
     pub content: String,
+}
+
+/// The embed command: one vector is wanted for each text.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct EmbedRequest {
+    /// The texts. In a decoded request there is at least one, and none is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<String>,
+    /// The model; empty: the one that `options` name, or the worker's own choice.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// Only `model` has an effect.
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    pub options: Options,
 }
 
 /// Writes a request as the payload of a NATS message.

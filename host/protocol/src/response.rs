@@ -34,6 +34,9 @@ pub struct WorkerResponse {
     /// The end of a request that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
+    /// The answer to an embed command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embed: Option<EmbedResponse>,
 }
 
 impl WorkerResponse {
@@ -61,6 +64,11 @@ impl WorkerResponse {
     /// would call its callback with nothing.
     pub fn fragment(job: impl Into<String>, output: impl Into<String>) -> Self {
         Self { stream: Some(StreamResponse { output: output.into() }), ..Self::ack(job) }
+    }
+
+    /// Answers an embed command.
+    pub fn embedded(job: impl Into<String>, embed: EmbedResponse) -> Self {
+        Self { embed: Some(embed), ..Self::ack(job) }
     }
 
     /// Ends a request with an error.
@@ -177,6 +185,29 @@ impl Timings {
             predict_ms: ms(predict),
         }
     }
+}
+
+/// The vectors of an embed command. `model` and `usage` are left out where the
+/// worker sends no extras.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct EmbedResponse {
+    /// One vector for each text, in the order of the request. Each has the length
+    /// 1, unless it is all zeros.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<Vec<f32>>,
+    /// The model that made them; vectors of different models cannot be compared.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// Token counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<EmbedUsage>,
+}
+
+/// Token counts of one embed command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct EmbedUsage {
+    /// Tokens of all texts, with those that the model puts around each.
+    pub prompt_tokens: u32,
 }
 
 /// The answer to an interrupt. It has no members.

@@ -29,8 +29,8 @@ const RETRY_AFTER: &str = "Llm-Retry-After-Ms";
 /// What the task is asked to do.
 #[derive(Debug)]
 pub enum Command {
-    /// A predict was received.
-    Predict(Box<Incoming>),
+    /// A predict or an embed was received.
+    Job(Box<Incoming>),
     /// An interrupt was received.
     Interrupt {
         /// The jobs it means.
@@ -132,7 +132,7 @@ impl Dispatcher {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Predict(incoming) => {
+            Command::Job(incoming) => {
                 let ticket = Ticket(self.number());
                 let job = Arc::clone(&incoming.job);
                 let tenant = incoming.caller.tenant(&incoming.reply).into();

@@ -5,11 +5,12 @@
 //! text, paths or secrets; what they leave out has been logged by the neighbour,
 //! or is logged here.
 
-use llamero_engine::{ConstraintError, GenerationError, PromptError, SubmitError};
+use llamero_engine::{ConstraintError, EmbedError, GenerationError, PromptError, SubmitError};
 use llamero_hooks::{Failure, FailureKind, Phase};
 use llamero_protocol::{ErrorBody, ErrorCode, HookFailureKind, HookPhase};
 
 use crate::models::ModelError;
+use crate::settings::{EmbedPolicy, EmbedRules};
 
 /// The error of a panic inside one job.
 pub fn panicked() -> ErrorBody {
@@ -21,6 +22,54 @@ pub fn output_too_large(bytes: usize, max_payload: usize) -> ErrorBody {
     ErrorBody::prediction_failed(format!(
         "output of {bytes} bytes exceeds the server's max_payload of {max_payload} bytes; request a stream"
     ))
+}
+
+/// The answer for vectors that do not fit into one message.
+pub fn vectors_too_large(max_payload: usize) -> ErrorBody {
+    ErrorBody::prediction_failed(format!(
+        "the vectors exceed the server's max_payload of {max_payload} bytes; send fewer texts at a time"
+    ))
+}
+
+/// An embed request of so many texts that this worker does not serve: code 3 if it
+/// serves none, 2 if there are too many.
+pub fn embed_refused(rules: &EmbedRules, texts: usize) -> Option<ErrorBody> {
+    let unsupported = |why: &str| {
+        let text = format!("command not supported: {why}");
+        Some(ErrorBody::new(ErrorCode::UnsupportedCommand, text))
+    };
+    match rules.policy {
+        EmbedPolicy::Off => unsupported("embed is turned off on this worker"),
+        EmbedPolicy::UnseenByHooks => {
+            unsupported("this worker has hooks, which do not see embed requests")
+        }
+        EmbedPolicy::Served if texts > rules.max_inputs => {
+            Some(ErrorBody::invalid_request(format!(
+                "embed.input has {texts} texts, more than the {} that this worker takes at once",
+                rules.max_inputs
+            )))
+        }
+        EmbedPolicy::Served => None,
+    }
+}
+
+/// Texts without vectors: code 7.
+pub fn embed(error: &EmbedError) -> ErrorBody {
+    let text = match error {
+        EmbedError::Busy => return ErrorBody::busy(),
+        EmbedError::Cancelled => return ErrorBody::interrupted(),
+        EmbedError::TooLong { index, tokens, limit } => format!(
+            "embed.input[{index}] has {tokens} tokens, more than the {limit} that one text may have"
+        ),
+        EmbedError::TooManyBytes { index, bytes, max_bytes, limit } => format!(
+            "embed.input[{index}] has {bytes} bytes, more than the {max_bytes} for {limit} tokens"
+        ),
+        EmbedError::Empty { index } => format!("embed.input[{index}] has no tokens"),
+        // How much memory there is, or what llama.cpp says, has been logged.
+        EmbedError::Context(_) => "no context for embeddings".to_owned(),
+        other => other.to_string(),
+    };
+    ErrorBody::prediction_failed(text)
 }
 
 /// No model for the job: code 10.

@@ -273,6 +273,7 @@ impl Serving {
             subject.clone(),
             settings.answers.stream_subjects.clone(),
             settings.hooks.headers.clone(),
+            settings.jobs.embed,
         ));
         let control = Control::subscribe(&connection, &subject, &worker, settings.hooks.control);
         let control = control.await;

@@ -39,6 +39,11 @@ fn predict_help() {
 }
 
 #[test]
+fn embed_help() {
+    golden("embed");
+}
+
+#[test]
 fn models_help() {
     golden("models");
 }

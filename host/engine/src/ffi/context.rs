@@ -17,9 +17,40 @@ use crate::config::{FlashAttention, KvType};
 /// Creating a context writes to the model, which other contexts may share.
 static CREATION: Mutex<()> = Mutex::new(());
 
+/// What a context computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Logits, for one token of each sequence at most.
+    Generate,
+    /// One vector for each sequence. Every token of a batch has to be an output.
+    Embed(Pooling),
+}
+
+/// How the vectors of a sequence's tokens become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+}
+
+/// Why there is no context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ContextError {
+    /// What llama.cpp logged.
+    Refused(String),
+    /// The model remembers nothing from one batch to the next, so it cannot
+    /// generate.
+    NoMemory,
+}
+
 /// How a context is made.
 #[derive(Debug, Clone)]
 pub(crate) struct ContextConfig {
+    pub(crate) purpose: Purpose,
     /// Cells of the KV cache, shared by all sequences.
     pub(crate) n_cells: u32,
     pub(crate) n_batch: u32,
@@ -53,7 +84,11 @@ pub(crate) struct Context {
     // must outlive the context, which has pointers to them, and so must the
     // model.
     context: NonNull<sys::llama_context>,
+    /// Null for a model without memory, which only an embedding context may have.
     memory: sys::llama_memory_t,
+    purpose: Purpose,
+    /// Length of a vector.
+    n_embd: usize,
     limits: BatchLimits,
     n_cells: u32,
     sizes: Sizes,
@@ -66,10 +101,14 @@ impl Context {
     /// Allocates the KV cache and everything else a step needs.
     ///
     /// # Errors
-    /// What llama.cpp logged about it.
-    pub(crate) fn new(model: &Arc<LlamaModel>, config: &ContextConfig) -> Result<Self, String> {
-        let pool = ThreadPool::new(config.n_threads, config.poll)
-            .ok_or("the compute threads cannot be started")?;
+    /// [`ContextError`]; a context that embeds needs no memory.
+    pub(crate) fn new(
+        model: &Arc<LlamaModel>,
+        config: &ContextConfig,
+    ) -> Result<Self, ContextError> {
+        let pool = ThreadPool::new(config.n_threads, config.poll).ok_or_else(|| {
+            ContextError::Refused("the compute threads cannot be started".to_string())
+        })?;
         let abort = Arc::new(AtomicBool::new(false));
 
         // SAFETY: returns a plain struct.
@@ -81,7 +120,19 @@ impl Context {
         params.n_seq_max = config.n_seq;
         // llama.cpp reserves max(outputs, sequences) rows and aborts the process
         // if this number is the smaller one.
-        params.n_outputs_max = config.n_seq;
+        let n_outputs = match config.purpose {
+            Purpose::Generate => config.n_seq,
+            Purpose::Embed(_) => config.n_batch.max(config.n_seq),
+        };
+        params.n_outputs_max = n_outputs;
+        if let Purpose::Embed(pooling) = config.purpose {
+            params.embeddings = true;
+            params.pooling_type = match pooling {
+                Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+                Pooling::Cls => sys::LLAMA_POOLING_TYPE_CLS,
+                Pooling::Last => sys::LLAMA_POOLING_TYPE_LAST,
+            };
+        }
         params.n_threads = pool.n_threads();
         params.n_threads_batch = pool.n_threads();
         // Copying a part of a sequence asserts in split mode.
@@ -107,7 +158,7 @@ impl Context {
             unsafe { sys::llama_init_from_model(model_ptr(model).as_ptr(), params) }
         };
         let Some(context) = NonNull::new(context) else {
-            return Err(capture.reason());
+            return Err(ContextError::Refused(capture.reason()));
         };
         let sizes = capture.sizes();
         drop(capture);
@@ -126,11 +177,13 @@ impl Context {
         let created = Self {
             context,
             memory,
+            purpose: config.purpose,
+            n_embd: usize::try_from(model.n_embd_out()).unwrap_or(0),
             limits: BatchLimits {
                 n_batch: config.n_batch as usize,
                 n_seq: config.n_seq as usize,
                 n_vocab: usize::try_from(n_vocab).unwrap_or(0),
-                n_outputs: config.n_seq as usize,
+                n_outputs: n_outputs as usize,
             },
             n_cells,
             sizes,
@@ -138,8 +191,8 @@ impl Context {
             abort,
             _model: Arc::clone(model),
         };
-        if memory.is_null() {
-            return Err("the model has no memory to generate with".to_string());
+        if memory.is_null() && config.purpose == Purpose::Generate {
+            return Err(ContextError::NoMemory);
         }
         Ok(created)
     }
@@ -173,7 +226,9 @@ impl Context {
         // SAFETY: the arrays have `n_tokens` entries each and live during the
         // call. Their values were checked against this context's own limits, so
         // none of llama.cpp's assertions about sizes can fail: at most n_batch
-        // tokens, at most n_outputs_max outputs, known tokens and sequences.
+        // tokens, at most n_outputs_max outputs, known tokens and sequences. Without
+        // a memory llama.cpp takes the batch to its encoder by itself, whose limit is
+        // n_ubatch, which is n_batch.
         let status = batch.with_raw(|raw| unsafe { sys::llama_decode(context, raw) });
         // A backend other than the CPU computes on after the call; whoever
         // measures a step wants all of it.
@@ -205,6 +260,26 @@ impl Context {
         Some(unsafe { std::slice::from_raw_parts_mut(logits.as_ptr(), self.limits.n_vocab) })
     }
 
+    /// The vector of a sequence of the batch that was just computed; `None` if the
+    /// sequence had no token in it, or this context does not embed.
+    pub(crate) fn embedding(&mut self, sequence: usize) -> Option<&[f32]> {
+        if self.purpose == Purpose::Generate || sequence >= self.limits.n_seq {
+            return None;
+        }
+        let sequence = i32::try_from(sequence).ok()?;
+        // SAFETY: the context is valid. llama.cpp waits for the computation and
+        // returns null for a sequence without a vector; it forgets all vectors when
+        // the next batch begins.
+        let vector = NonNull::new(unsafe {
+            sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence)
+        })?;
+        // SAFETY: with each of the poolings of `Pooling` a vector has as many floats
+        // as the model says (`n_embd_out`). It belongs to the context, which is
+        // borrowed mutably for as long as the slice lives, so nothing can compute
+        // meanwhile.
+        Some(unsafe { std::slice::from_raw_parts(vector.as_ptr(), self.n_embd) })
+    }
+
     /// Removes a sequence from position `from` on. False if the model's memory
     /// cannot forget a part of a sequence.
     pub(crate) fn forget(&mut self, sequence: usize, from: usize) -> bool {
@@ -213,7 +288,8 @@ impl Context {
         };
         // SAFETY: the memory belongs to the context and lives as long. A number
         // outside of 0..n_seq_max is an assertion in llama.cpp.
-        (sequence as usize) < self.limits.n_seq
+        !self.memory.is_null()
+            && (sequence as usize) < self.limits.n_seq
             && unsafe { sys::llama_memory_seq_rm(self.memory, sequence, from, -1) }
     }
 
@@ -226,7 +302,7 @@ impl Context {
         else {
             return false;
         };
-        if !exist || n == 0 {
+        if !exist || n == 0 || self.memory.is_null() {
             return false;
         }
         // SAFETY: the memory belongs to the context and lives as long. Both
@@ -238,8 +314,8 @@ impl Context {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        // SAFETY: as in `forget`. Metadata is enough: cells without a sequence
-        // are never read.
+        // SAFETY: as in `forget`; llama.cpp does nothing where there is no memory.
+        // Metadata is enough: cells without a sequence are never read.
         unsafe { sys::llama_memory_clear(self.memory, false) }
     }
 }

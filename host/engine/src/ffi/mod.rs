@@ -6,7 +6,7 @@
 //! is owned here, over the plain bindings:
 //!
 //! * [`batch`]: input of a step; cannot be built so that `llama_decode` aborts;
-//! * [`context`]: the context with its memory and its logits;
+//! * [`context`]: the context with its memory, its logits or its vectors;
 //! * [`threadpool`]: the threads that compute;
 //! * [`log`]: llama.cpp's log, into `tracing` and into load errors.
 //!
@@ -28,7 +28,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
 pub(crate) use batch::Batch;
-pub(crate) use context::{Context, ContextConfig, Decoded};
+pub(crate) use context::{Context, ContextConfig, ContextError, Decoded, Pooling, Purpose};
 
 /// llama.cpp's global state, initialised once and never freed.
 ///

@@ -8,6 +8,7 @@
 
 mod chat;
 mod constraints;
+mod embedding;
 mod generation;
 mod guard;
 mod hostile;

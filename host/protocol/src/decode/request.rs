@@ -3,8 +3,8 @@
 use super::fields::{Field, Fields};
 use super::{Node, read_object};
 use crate::{
-    ErrorBody, InterruptRequest, ListRequest, Message, Options, PredictRequest, WorkerRequest,
-    WorkerResponse,
+    EmbedRequest, ErrorBody, InterruptRequest, ListRequest, Message, Options, PredictRequest,
+    WorkerRequest, WorkerResponse,
 };
 
 /// Longest job id. Go clients send 22 characters; the bound keeps the job table
@@ -37,8 +37,8 @@ impl Rejected {
 /// Decodes the payload of a request.
 ///
 /// Left to the caller, because they depend on configuration: `predict.stream`
-/// ([`check_stream_subject`](crate::check_stream_subject)) and the options
-/// ([`resolve`](crate::resolve)).
+/// ([`check_stream_subject`](crate::check_stream_subject)), the options
+/// ([`resolve`](crate::resolve)) and the number and length of the texts of `embed`.
 pub fn decode_request(payload: &[u8]) -> Result<WorkerRequest, Rejected> {
     let mut fields =
         read_object(payload).map_err(|reason| Rejected::new("", ErrorBody::illegible(reason)))?;
@@ -64,12 +64,15 @@ fn check(job: &str, request: &WorkerRequest) -> Result<(), ErrorBody> {
             "job id is longer than {MAX_JOB_BYTES} bytes"
         )));
     }
-    if request.list.is_none() && request.interrupt.is_none() && request.predict.is_none() {
+    let WorkerRequest { list, interrupt, predict, embed, .. } = request;
+    if list.is_none() && interrupt.is_none() && predict.is_none() && embed.is_none() {
         return Err(ErrorBody::unsupported_command());
     }
-    let Some(predict) = &request.predict else {
-        return Ok(());
-    };
+    predict.as_ref().map_or(Ok(()), check_predict)?;
+    embed.as_ref().map_or(Ok(()), check_embed)
+}
+
+fn check_predict(predict: &PredictRequest) -> Result<(), ErrorBody> {
     if !predict.input.is_empty() && !predict.messages.is_empty() {
         return Err(ErrorBody::invalid_request("predict takes input or messages, not both"));
     }
@@ -81,15 +84,27 @@ fn check(job: &str, request: &WorkerRequest) -> Result<(), ErrorBody> {
     Ok(())
 }
 
+fn check_embed(embed: &EmbedRequest) -> Result<(), ErrorBody> {
+    if embed.input.is_empty() {
+        return Err(ErrorBody::invalid_request("embed.input is required"));
+    }
+    match embed.input.iter().position(String::is_empty) {
+        Some(index) => Err(ErrorBody::invalid_request(format!("embed.input[{index}] is empty"))),
+        None => Ok(()),
+    }
+}
+
 fn decode_commands(mut fields: Fields) -> Result<WorkerRequest, String> {
     let list = fields.object("list")?;
     let interrupt = fields.object("interrupt")?;
     let predict = fields.object("predict")?;
+    let embed = fields.object("embed")?;
     Ok(WorkerRequest {
         job: String::new(),
         list: list.map(|_| ListRequest {}),
         interrupt: interrupt.map(|_| InterruptRequest {}),
         predict: predict.map(decode_predict).transpose()?,
+        embed: embed.map(decode_embed).transpose()?,
     })
 }
 
@@ -103,6 +118,14 @@ fn decode_predict(mut fields: Fields) -> Result<PredictRequest, String> {
             .map(decode_message)
             .collect::<Result<_, _>>()?,
         stream: fields.text("stream")?,
+        options: fields.object("options")?.map(decode_options).unwrap_or_default(),
+    })
+}
+
+fn decode_embed(mut fields: Fields) -> Result<EmbedRequest, String> {
+    Ok(EmbedRequest {
+        input: fields.take("input").map_or(Ok(Vec::new()), decode_input)?,
+        model: fields.text("model")?,
         options: fields.object("options")?.map(decode_options).unwrap_or_default(),
     })
 }

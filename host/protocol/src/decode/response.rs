@@ -11,9 +11,9 @@ use super::fields::{Field, Fields};
 use super::{Node, read_object};
 use crate::options::whole;
 use crate::{
-    ErrorBody, FinishReason, HookFailure, HookFailureKind, HookPhase, InterruptResponse,
-    ListResponse, ModelInfo, ModelOption, PredictResponse, StreamResponse, Timings, Usage,
-    WorkerResponse,
+    EmbedResponse, EmbedUsage, ErrorBody, FinishReason, HookFailure, HookFailureKind, HookPhase,
+    InterruptResponse, ListResponse, ModelInfo, ModelOption, PredictResponse, StreamResponse,
+    Timings, Usage, WorkerResponse,
 };
 
 /// A payload that is no response of a worker. Displays what is wrong and quotes
@@ -39,6 +39,7 @@ fn decode_members(mut fields: Fields) -> Result<WorkerResponse, String> {
         interrupt: fields.object("interrupt")?.map(|_| InterruptResponse {}),
         stream: fields.object("stream")?.map(decode_stream).transpose()?,
         error: fields.object("error")?.map(decode_error).transpose()?,
+        embed: fields.object("embed")?.map(decode_embed).transpose()?,
     })
 }
 
@@ -99,6 +100,26 @@ fn decode_timings(mut fields: Fields) -> Timings {
         prompt_ms: ms("prompt_ms"),
         predict_ms: ms("predict_ms"),
     }
+}
+
+/// Patient with what is told about the vectors, not with the vectors: one that is
+/// left out would move the others.
+fn decode_embed(mut fields: Fields) -> Result<EmbedResponse, String> {
+    let embeddings = fields.list("embeddings")?.into_iter().map(decode_vector);
+    Ok(EmbedResponse {
+        embeddings: embeddings.collect::<Result<_, _>>()?,
+        model: fields.text("model").unwrap_or_default(),
+        usage: fields.object("usage").ok().flatten().map(|mut fields| EmbedUsage {
+            prompt_tokens: extension_number(&mut fields, "prompt_tokens")
+                .map_or(0, |number| u32_or_end(&number)),
+        }),
+    })
+}
+
+fn decode_vector(field: Field) -> Result<Vec<f32>, String> {
+    let (min, max) = (f64::from(f32::MIN), f64::from(f32::MAX));
+    let float = |number: Number| number.as_f64().unwrap_or(0.0).clamp(min, max) as f32;
+    field.list()?.into_iter().map(|field| field.number().map(float)).collect()
 }
 
 fn decode_stream(mut fields: Fields) -> Result<StreamResponse, String> {

@@ -49,6 +49,40 @@ fn every_member_arrives() {
 }
 
 #[test]
+fn embed_takes_texts_a_model_and_options() {
+    let embed = |payload: &str| decode(payload).embed.unwrap();
+    let request = embed(
+        r#"{"job":"a","EMBED":{"Input":["x","y"],"MODEL":"m.gguf","options":{"model":"n"},"z":1}}"#,
+    );
+    assert_eq!((request.input, request.model.as_str()), (vec!["x".into(), "y".into()], "m.gguf"));
+    assert_eq!(request.options.get("model"), Some(&json!("n")));
+    let request = embed(r#"{"job":"a","embed":{"input":"x","model":null,"options":null}}"#);
+    assert_eq!((request.input, request.model.as_str()), (vec!["x".to_owned()], ""));
+    for payload in [
+        r#"{"job":"a","embed":{}}"#,
+        r#"{"job":"a","embed":{"input":null}}"#,
+        r#"{"job":"a","embed":{"input":""}}"#,
+        r#"{"job":"a","embed":{"input":[]}}"#,
+        r#"{"job":"a","embed":{"input":["x",""]}}"#,
+        r#"{"job":"a","embed":{"input":["x",null]}}"#,
+        r#"{"job":"a","list":{},"embed":{"input":[]}}"#,
+    ] {
+        check_rejected(payload, ErrorCode::InvalidRequest, Some("a"));
+    }
+    for payload in [
+        r#"{"job":"a","embed":"x"}"#,
+        r#"{"job":"a","embed":{"input":5}}"#,
+        r#"{"job":"a","embed":{"input":["x",5]}}"#,
+        r#"{"job":"a","embed":{"input":"x","model":5}}"#,
+        r#"{"job":"a","embed":{"input":"x","options":[]}}"#,
+        r#"{"job":"a","list":{},"embed":[]}"#,
+    ] {
+        check_rejected(payload, ErrorCode::IllegibleRequest, Some("a"));
+    }
+    check_rejected(r#"{"job":"a","embed":null}"#, ErrorCode::UnsupportedCommand, Some("a"));
+}
+
+#[test]
 fn messages_arrive_and_other_members_of_them_are_ignored() {
     let request = predict(
         r#"{"job":"a","predict":{"messages":[{"role":"user","content":"hi","name":1},{"ROLE":"x"}]}}"#,

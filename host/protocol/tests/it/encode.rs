@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use llamero_protocol::{
-    ErrorBody, FinishReason, HookFailureKind, HookPhase, InterruptRequest, ListRequest, Message,
-    ModelInfo, ModelOption, PredictRequest, PredictResponse, Timings, Usage, WorkerRequest,
-    WorkerResponse, encode_request, encode_response,
+    EmbedRequest, EmbedResponse, EmbedUsage, ErrorBody, FinishReason, HookFailureKind, HookPhase,
+    InterruptRequest, ListRequest, Message, ModelInfo, ModelOption, PredictRequest,
+    PredictResponse, Timings, Usage, WorkerRequest, WorkerResponse, encode_request,
+    encode_response,
 };
 use serde_json::json;
 
@@ -54,11 +55,33 @@ fn requests() {
         list: Some(ListRequest {}),
         interrupt: Some(InterruptRequest {}),
         predict: Some(predict),
+        embed: Some(EmbedRequest {
+            input: vec!["x".into(), "y".into()],
+            model: "m.gguf".into(),
+            options: [("model".to_owned(), json!("n.gguf"))].into_iter().collect(),
+        }),
         ..job()
     };
     check_request(
         all,
-        r#"{"job":"a","list":{},"interrupt":{},"predict":{"system":"s","input":["x",""],"messages":[{"role":"user","content":"<&>"}],"stream":"_INBOX.s","options":{"Top_K":40,"seed":1,"b":{"z":1,"a":2}}}}"#,
+        r#"{"job":"a","list":{},"interrupt":{},"predict":{"system":"s","input":["x",""],"messages":[{"role":"user","content":"<&>"}],"stream":"_INBOX.s","options":{"Top_K":40,"seed":1,"b":{"z":1,"a":2}}},"embed":{"input":["x","y"],"model":"m.gguf","options":{"model":"n.gguf"}}}"#,
+    );
+}
+
+#[test]
+fn vectors() {
+    check_response(
+        WorkerResponse::embedded("a", EmbedResponse::default()),
+        r#"{"job":"a","embed":{}}"#,
+    );
+    let embed = EmbedResponse {
+        embeddings: vec![vec![0.1, -1.0, 0.0], vec![1e-7]],
+        model: "m.gguf".into(),
+        usage: Some(EmbedUsage { prompt_tokens: 7 }),
+    };
+    check_response(
+        WorkerResponse::embedded("a", embed),
+        r#"{"job":"a","embed":{"embeddings":[[0.1,-1.0,0.0],[1e-7]],"model":"m.gguf","usage":{"prompt_tokens":7}}}"#,
     );
 }
 

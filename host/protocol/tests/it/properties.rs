@@ -2,11 +2,11 @@
 //! read again, and reading follows the one rule for names, duplicates and null.
 
 use llamero_protocol::{
-    ErrorBody, FinishReason, HookFailure, HookFailureKind, HookPhase, InterruptRequest,
-    ListRequest, Message, ModelInfo, ModelOption, OPTIONS, OptionDefaults, Options, PredictRequest,
-    PredictResponse, Timings, Usage, WorkerRequest, WorkerResponse, check_hook_options,
-    decode_request, decode_response, encode_request, encode_response, list_options, model_choice,
-    resolve,
+    EmbedRequest, EmbedResponse, EmbedUsage, ErrorBody, FinishReason, HookFailure, HookFailureKind,
+    HookPhase, InterruptRequest, ListRequest, Message, ModelInfo, ModelOption, OPTIONS,
+    OptionDefaults, Options, PredictRequest, PredictResponse, Timings, Usage, WorkerRequest,
+    WorkerResponse, check_hook_options, decode_request, decode_response, encode_request,
+    encode_response, list_options, model_choice, resolve,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -79,13 +79,27 @@ fn predict_request() -> impl Strategy<Value = PredictRequest> {
     })
 }
 
+fn embed_request() -> impl Strategy<Value = EmbedRequest> {
+    let input = vec(text().prop_map(|text| format!("t{text}")), 1..4);
+    (input, text(), options()).prop_map(|(input, model, options)| EmbedRequest {
+        input,
+        model,
+        options,
+    })
+}
+
 fn request() -> impl Strategy<Value = WorkerRequest> {
-    (text(), any::<bool>(), any::<bool>(), option::of(predict_request())).prop_map(
-        |(job, list, interrupt, predict)| WorkerRequest {
-            job: format!("j{}", job.chars().take(200).collect::<String>()),
-            list: (list || (!interrupt && predict.is_none())).then_some(ListRequest {}),
-            interrupt: interrupt.then_some(InterruptRequest {}),
-            predict,
+    let commands = (option::of(predict_request()), option::of(embed_request()));
+    (text(), any::<bool>(), any::<bool>(), commands).prop_map(
+        |(job, list, interrupt, (predict, embed))| {
+            let is_job = predict.is_some() || embed.is_some();
+            WorkerRequest {
+                job: format!("j{}", job.chars().take(200).collect::<String>()),
+                list: (list || (!interrupt && !is_job)).then_some(ListRequest {}),
+                interrupt: interrupt.then_some(InterruptRequest {}),
+                predict,
+                embed,
+            }
         },
     )
 }
@@ -125,6 +139,13 @@ fn predict_response() -> impl Strategy<Value = PredictResponse> {
     )
 }
 
+fn embed_response() -> impl Strategy<Value = EmbedResponse> {
+    let floats = prop::num::f32::NORMAL | prop::num::f32::ZERO | prop::num::f32::SUBNORMAL;
+    let usage = any::<u32>().prop_map(|prompt_tokens| EmbedUsage { prompt_tokens });
+    (vec(vec(floats, 0..6), 0..4), text(), option::of(usage))
+        .prop_map(|(embeddings, model, usage)| EmbedResponse { embeddings, model, usage })
+}
+
 fn error() -> impl Strategy<Value = ErrorBody> {
     let hook = ("[a-z-]{1,8}", "[a-z]{1,8}|prompt", "[a-z]{1,8}|invalid-output", any::<bool>())
         .prop_map(|(plugin, phase, kind, retryable): (String, String, String, bool)| HookFailure {
@@ -141,7 +162,7 @@ fn error() -> impl Strategy<Value = ErrorBody> {
 }
 
 fn response() -> impl Strategy<Value = WorkerResponse> {
-    (text(), 0..6).prop_flat_map(|(job, kind)| match kind {
+    (text(), 0..7).prop_flat_map(|(job, kind)| match kind {
         0 => Just(WorkerResponse::ack(job)).boxed(),
         1 => list_models()
             .prop_map(move |models| WorkerResponse::listed(job.clone(), models))
@@ -151,13 +172,16 @@ fn response() -> impl Strategy<Value = WorkerResponse> {
             .boxed(),
         3 => Just(WorkerResponse::interrupted(job)).boxed(),
         4 => text().prop_map(move |output| WorkerResponse::fragment(job.clone(), output)).boxed(),
+        5 => embed_response()
+            .prop_map(move |embed| WorkerResponse::embedded(job.clone(), embed))
+            .boxed(),
         _ => error().prop_map(move |error| WorkerResponse::failed(job.clone(), error)).boxed(),
     })
 }
 
 /// Bytes that are nearly a request.
 fn near_json() -> impl Strategy<Value = Vec<u8>> {
-    const PIECES: [&[u8]; 21] = [
+    const PIECES: [&[u8]; 23] = [
         b"{",
         b"}",
         b"[",
@@ -177,6 +201,8 @@ fn near_json() -> impl Strategy<Value = Vec<u8>> {
         b"\"a\"",
         b"\"list\":{}",
         b"\"predict\":",
+        b"\"embed\":",
+        b"\"input\":\"x\"",
         b"\"options\":{",
         b" ",
     ];
@@ -303,11 +329,15 @@ proptest! {
     }
 
     #[test]
-    fn members_of_the_request_follow_the_rule(members in vec((0..4_usize, any::<u32>(), held()), 0..10)) {
-        const NAMES: [&str; 4] = ["job", "list", "interrupt", "predict"];
-        let right = |name: &str, number: u8| if name == "job" { format!("\"{number}\"") } else { format!("{{\"{number}\":{number}}}") };
+    fn members_of_the_request_follow_the_rule(members in vec((0..5_usize, any::<u32>(), held()), 0..10)) {
+        const NAMES: [&str; 5] = ["job", "list", "interrupt", "predict", "embed"];
+        let right = |name: &str, number: u8| match name {
+            "job" => format!("\"{number}\""),
+            "embed" => format!("{{\"input\":\"{number}\"}}"),
+            _ => format!("{{\"{number}\":{number}}}"),
+        };
         let payload = write(&NAMES, &members, right);
-        let expected = [0, 1, 2, 3].map(|field| last(&members, field));
+        let expected = [0, 1, 2, 3, 4].map(|field| last(&members, field));
         let job = match expected[0] { Held::Right(number) => Some(number.to_string()), _ => None };
         let commands = &expected[1..];
         let code = if expected.contains(&Held::Wrong) { Some(1) }
@@ -319,7 +349,7 @@ proptest! {
             Ok(request) => {
                 prop_assert_eq!(code, None, "{}", payload);
                 prop_assert_eq!(Some(request.job), job);
-                let present = [request.list.is_some(), request.interrupt.is_some(), request.predict.is_some()];
+                let present = [request.list.is_some(), request.interrupt.is_some(), request.predict.is_some(), request.embed.is_some()];
                 prop_assert_eq!(&present[..], &commands.iter().map(|held| *held != Held::Null).collect::<Vec<_>>()[..]);
             }
         }

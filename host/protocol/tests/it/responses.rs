@@ -45,6 +45,20 @@ fn unknown_members_and_words_are_no_hindrance() {
 }
 
 #[test]
+fn vectors_are_read_strictly_and_the_rest_of_their_message_is_not() {
+    let embed = |payload: &str| decode(payload).embed.unwrap();
+    let read =
+        embed(r#"{"embed":{"Embeddings":[[1,-0.5],[]],"model":5,"usage":{"prompt_tokens":3.0}}}"#);
+    assert_eq!(read.embeddings, [vec![1.0_f32, -0.5], vec![]]);
+    assert_eq!((read.model.as_str(), read.usage.unwrap().prompt_tokens), ("", 3));
+    assert_eq!(embed(r#"{"embed":{"embeddings":[[1e400]]}}"#).embeddings, [[f32::MAX]]);
+    for vectors in ["5", "[5]", "[null]", "[[null]]", r#"[["1"]]"#] {
+        let payload = format!(r#"{{"embed":{{"embeddings":{vectors}}}}}"#);
+        assert!(decode_response(payload.as_bytes()).is_err(), "{payload}");
+    }
+}
+
+#[test]
 fn odd_codes_are_unknown_ones() {
     for code in ["-1", "1.5", "99999999999", "1e400"] {
         assert_eq!(

@@ -11,10 +11,12 @@
 //! to the reply subject, afterwards to the stream. What the stages do is
 //! [`stages`], what neighbours' types look like is [`convert`], which error
 //! becomes what is [`crate::wire`]. When a job may run is decided by
-//! [`crate::table`].
+//! [`crate::table`]. A job that wants vectors instead of text has a short way of
+//! its own, without hooks and without a stream: [`embed`].
 
 mod account;
 mod convert;
+mod embed;
 mod outgoing;
 mod stages;
 mod trace;
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use llamero_hooks::Registry;
 use llamero_protocol::{
-    ErrorBody, OptionDefaults, PredictRequest, PredictResponse, WorkerResponse,
+    EmbedRequest, ErrorBody, OptionDefaults, PredictRequest, PredictResponse, WorkerResponse,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -41,9 +43,9 @@ use crate::nats::outbox::{Outbox, SendError};
 use crate::publish::{Buckets, Ending, Pace, Publisher, StreamSettings};
 use crate::wire;
 
-/// A predict that was received.
+/// A job that was received.
 #[derive(Debug)]
-pub struct Incoming {
+pub struct Incoming<W = Work> {
     /// The client's name of it.
     pub job: Arc<str>,
     /// When it was received.
@@ -51,9 +53,18 @@ pub struct Incoming {
     /// Where its answer goes.
     pub reply: String,
     /// The request.
-    pub predict: PredictRequest,
+    pub work: W,
     /// Who sent it.
     pub caller: Caller,
+}
+
+/// The commands that are jobs.
+#[derive(Debug)]
+pub enum Work {
+    /// Text is wanted.
+    Predict(PredictRequest),
+    /// Vectors are wanted.
+    Embed(EmbedRequest),
 }
 
 /// What headers tell about who sent a request.
@@ -125,36 +136,63 @@ pub async fn run(
         worker = shared.worker,
         model = tracing::field::Empty
     );
+    let Incoming { job, arrived, reply, work, caller } = incoming;
     async move {
-        let began = Instant::now();
-        let mut answer = Answer {
-            shared: &shared,
-            job: Arc::clone(&incoming.job),
-            reply: incoming.reply.clone(),
-            acknowledging: None,
-            publisher: None,
-        };
-        let mut account = Account::new(incoming.arrived);
-        let stages = stages::run(&shared, incoming, &mut answer, &mut account);
-        let stages = AssertUnwindSafe(stages).catch_unwind();
-        let result = tokio::select! {
-            biased;
-            () = cancel.cancelled() => Err(ErrorBody::interrupted()),
-            result = stages => result.unwrap_or_else(|_| {
-                // The panic's own message has been printed by the panic hook.
-                tracing::error!("a job panicked");
-                Err(wire::panicked())
-            }),
-        };
-        generated();
-        log_end(&result, began.elapsed());
-        let outcome = account.outcome(&result);
-        let job = Arc::clone(&answer.job);
-        answer.end(result).await;
-        account.close(&job, outcome, shared.log_hook_text);
+        match work {
+            Work::Predict(work) => {
+                let incoming = Incoming { job, arrived, reply, work, caller };
+                predict(shared, incoming, cancel, generated).await;
+            }
+            Work::Embed(work) => {
+                let incoming = Incoming { job, arrived, reply, work, caller };
+                embed::run(shared, incoming, cancel, generated).await;
+            }
+        }
     }
     .instrument(span)
     .await;
+}
+
+async fn predict(
+    shared: Arc<Shared>,
+    incoming: Incoming<PredictRequest>,
+    cancel: CancellationToken,
+    generated: impl FnOnce() + Send,
+) {
+    let began = Instant::now();
+    let mut answer = Answer {
+        shared: &shared,
+        job: Arc::clone(&incoming.job),
+        reply: incoming.reply.clone(),
+        acknowledging: None,
+        publisher: None,
+    };
+    let mut account = Account::new(incoming.arrived);
+    let stages = stages::run(&shared, incoming, &mut answer, &mut account);
+    let result = stopped_by(&cancel, stages).await;
+    generated();
+    log_end(&result, began.elapsed());
+    let outcome = account.outcome(&result);
+    let job = Arc::clone(&answer.job);
+    answer.end(result).await;
+    account.close(&job, outcome, shared.log_hook_text);
+}
+
+/// Runs stages until they end, are cancelled, or panic.
+async fn stopped_by<T>(
+    cancel: &CancellationToken,
+    stages: impl Future<Output = Result<T, ErrorBody>>,
+) -> Result<T, ErrorBody> {
+    let stages = AssertUnwindSafe(stages).catch_unwind();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(ErrorBody::interrupted()),
+        result = stages => result.unwrap_or_else(|_| {
+            // The panic's own message has been printed by the panic hook.
+            tracing::error!("a job panicked");
+            Err(wire::panicked())
+        }),
+    }
 }
 
 fn log_end(result: &Result<PredictResponse, ErrorBody>, took: Duration) {
@@ -259,11 +297,14 @@ impl Answer<'_> {
                 Err(error) => Ending::Failed(error),
             }),
             None => {
-                let (sent, receiver) = oneshot::channel();
-                let outbox = self.shared.outbox.clone();
-                let task = reply_once(outbox, self.job, self.reply, result, sent);
-                self.shared.tracker.spawn(task.in_current_span());
-                receiver
+                let bytes = result.as_ref().map_or(0, |predict| predict.output.len());
+                let response = match result {
+                    Ok(predict) => WorkerResponse::predicted(&*self.job, predict),
+                    Err(error) => WorkerResponse::failed(&*self.job, error),
+                };
+                reply_once(self.shared, self.reply, response, move |max| {
+                    wire::output_too_large(bytes, max)
+                })
             }
         };
         // Fails only if the runtime is ending.
@@ -271,34 +312,35 @@ impl Answer<'_> {
     }
 }
 
-/// Sends the last message of a job that does not stream, or failed before it
-/// did.
-async fn reply_once(
-    outbox: Outbox,
-    job: Arc<str>,
+/// Sends the last message of a job that does not stream, or failed before it did;
+/// `too_large` is its error if the server takes no message of that size, whose
+/// limit it is given. What is returned completes when the message has been handed
+/// to the connection.
+fn reply_once(
+    shared: &Shared,
     reply: String,
-    result: Result<PredictResponse, ErrorBody>,
-    sent: oneshot::Sender<()>,
-) {
-    let bytes = result.as_ref().map_or(0, |predict| predict.output.len());
-    let response = match result {
-        Ok(predict) => WorkerResponse::predicted(&*job, predict),
-        Err(error) => WorkerResponse::failed(&*job, error),
-    };
-    let mut receipt = outbox.send_with_receipt(outbox.message(&reply, &response)).await;
-    if let Err(SendError::TooLarge { max }) = receipt {
-        let error = wire::output_too_large(bytes, max);
-        tracing::info!(bytes, max, "output too large for one message");
-        let response = WorkerResponse::failed(&*job, error);
-        let message = outbox.message(&reply, &response);
-        receipt = outbox.send_with_receipt(message).await;
-    }
-    let _ = sent.send(());
-    match receipt {
-        Ok(receipt) => {
-            let delivered = outbox.confirm(receipt).await;
-            tracing::debug!(?delivered, "answer of a job");
+    response: WorkerResponse,
+    too_large: impl FnOnce(usize) -> ErrorBody + Send + 'static,
+) -> oneshot::Receiver<()> {
+    let (sent, receiver) = oneshot::channel();
+    let outbox = shared.outbox.clone();
+    let task = async move {
+        let mut receipt = outbox.send_with_receipt(outbox.message(&reply, &response)).await;
+        if let Err(SendError::TooLarge { max }) = receipt {
+            tracing::info!(max, "output too large for one message");
+            let response = WorkerResponse::failed(response.job, too_large(max));
+            let message = outbox.message(&reply, &response);
+            receipt = outbox.send_with_receipt(message).await;
         }
-        Err(error) => tracing::warn!(%error, "the answer of a job cannot be sent"),
-    }
+        let _ = sent.send(());
+        match receipt {
+            Ok(receipt) => {
+                let delivered = outbox.confirm(receipt).await;
+                tracing::debug!(?delivered, "answer of a job");
+            }
+            Err(error) => tracing::warn!(%error, "the answer of a job cannot be sent"),
+        }
+    };
+    shared.tracker.spawn(task.in_current_span());
+    receiver
 }

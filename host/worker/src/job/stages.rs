@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use llamero_engine::{Constraint, Job, PromptLimits};
+use llamero_engine::{Constraint, Job, PromptLimits, SubmitError};
 use llamero_hooks::{JobContext, OptionCheck, OutgoingPipe, PromptOutcome, RequestOutcome};
 use llamero_protocol::{
-    ErrorBody, FinishReason, Options, PredictResponse, ResolvedOptions, Timings, Usage,
-    check_hook_options, check_model_name, grammar_set_by_hook, model_choice, resolve,
+    ErrorBody, FinishReason, Options, PredictRequest, PredictResponse, ResolvedOptions, Timings,
+    Usage, check_hook_options, check_model_name, grammar_set_by_hook, model_choice, resolve,
 };
 
 use super::account::Account;
@@ -20,11 +20,11 @@ use crate::wire;
 /// Runs all stages. The result is what the last message says.
 pub async fn run(
     shared: &Shared,
-    incoming: Incoming,
+    incoming: Incoming<PredictRequest>,
     answer: &mut Answer<'_>,
     account: &mut Account,
 ) -> Result<PredictResponse, ErrorBody> {
-    let Incoming { job, arrived, predict, caller, reply } = incoming;
+    let Incoming { job, arrived, work: predict, caller, reply } = incoming;
     let client = predict.options.known();
     let stream = predict.stream.clone();
 
@@ -68,6 +68,9 @@ pub async fn run(
         drop(lease);
         lease = self::lease(shared, &options).await?;
         tracing::Span::current().record("model", lease.name());
+    }
+    if !lease.model().info().generates {
+        return Err(wire::submit(&SubmitError::CannotGenerate, lease.n_ctx()));
     }
     let allow_grammar = shared.allow_grammar || grammar_set_by_hook(&client, &options);
     let options = resolve(&options, &shared.options, allow_grammar)?;
@@ -158,7 +161,7 @@ pub async fn run(
 }
 
 /// Checks the model's name and waits until it is loaded.
-async fn lease(shared: &Shared, options: &Options) -> Result<Lease, ErrorBody> {
+pub(super) async fn lease(shared: &Shared, options: &Options) -> Result<Lease, ErrorBody> {
     let choice = model_choice(options, &shared.options)?;
     shared.models.acquire(&choice).await.map_err(|error| {
         tracing::info!(%error, "no model for the job");
@@ -219,7 +222,7 @@ async fn prepare_text(
     blocking(move || model.prepare_text(&text, &limits).map_err(|error| wire::prompt(&error))).await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ErrorBody> + Send + 'static,
 ) -> Result<T, ErrorBody> {
     match tokio::task::spawn_blocking(work).await {

@@ -445,6 +445,7 @@ impl Inner {
             cache_cells: settings.kv.cache_cells,
             cache_pin_cells: settings.kv.cache_pin_cells,
             cache_block: settings.kv.cache_block,
+            embedding: settings.embedding.clone(),
             use_mmap: settings.use_mmap,
             use_mlock: settings.use_mlock,
             ..ModelConfig::default()

@@ -19,10 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::throttle::Throttle;
 use crate::dispatch::Command;
-use crate::job::{Caller, Incoming};
+use crate::job::{Caller, Incoming, Work};
 use crate::lister::ListJob;
 use crate::replies::Replies;
+use crate::settings::EmbedRules;
 use crate::table::Mark;
+use crate::wire;
 
 /// Requests with several commands that are served at once. Their commands wait
 /// for each other, so each is a task of its own.
@@ -34,7 +36,7 @@ const REQUEST_INFO: &str = "Nats-Request-Info";
 /// Who acts on requests.
 #[derive(Debug, Clone)]
 pub struct Actors {
-    /// Predicts and interrupts.
+    /// Jobs and interrupts.
     pub dispatch: mpsc::Sender<Command>,
     /// Lists.
     pub lister: mpsc::Sender<ListJob>,
@@ -48,6 +50,7 @@ pub struct Intake {
     subject: String,
     stream_subjects: Vec<String>,
     hook_headers: Vec<String>,
+    embed: EmbedRules,
     combined: Arc<tokio::sync::Semaphore>,
     refused_replies: Throttle,
 }
@@ -67,12 +70,14 @@ impl Intake {
         subject: String,
         stream_subjects: Vec<String>,
         hook_headers: Vec<String>,
+        embed: EmbedRules,
     ) -> Self {
         Self {
             actors,
             subject,
             stream_subjects,
             hook_headers,
+            embed,
             combined: Arc::new(tokio::sync::Semaphore::new(COMBINED_AT_ONCE)),
             refused_replies: Throttle::new(Duration::from_secs(10)),
         }
@@ -118,8 +123,18 @@ impl Intake {
             self.answer(reply, WorkerResponse::failed(request.job, error));
             return;
         }
-        let commands =
-            [request.list.is_some(), request.interrupt.is_some(), request.predict.is_some()];
+        if let Some(embed) = &request.embed
+            && let Some(error) = wire::embed_refused(&self.embed, embed.input.len())
+        {
+            self.answer(reply, WorkerResponse::failed(request.job, error));
+            return;
+        }
+        let commands = [
+            request.list.is_some(),
+            request.interrupt.is_some(),
+            request.predict.is_some(),
+            request.embed.is_some(),
+        ];
         if commands.iter().filter(|present| **present).count() > 1 {
             self.combined(request, reply, message.headers);
         } else {
@@ -133,7 +148,7 @@ impl Intake {
         reply: Option<String>,
         headers: Option<HeaderMap>,
     ) {
-        let WorkerRequest { job, list, interrupt, predict } = request;
+        let WorkerRequest { job, list, interrupt, predict, embed } = request;
         if list.is_some() {
             self.list(job, reply, None);
         } else if interrupt.is_some() {
@@ -141,17 +156,17 @@ impl Intake {
                 Command::Interrupt { job: job.into(), reply, mark: Mark::Leave, done: None };
             // Fails only when the worker is ending.
             let _ = self.actors.dispatch.send(command).await;
-        } else if let Some(predict) = predict
-            && let Some(incoming) = self.incoming(job, predict, reply, headers)
+        } else if let Some(work) = predict.map(Work::Predict).or(embed.map(Work::Embed))
+            && let Some(incoming) = self.incoming(job, work, reply, headers.as_ref())
         {
-            let _ = self.actors.dispatch.send(Command::Predict(incoming)).await;
+            let _ = self.actors.dispatch.send(Command::Job(incoming)).await;
         }
     }
 
-    /// Serves list, interrupt and predict of one request, in this order, each
-    /// after the answer to the one before.
+    /// Serves list, interrupt, predict and embed of one request, in this order. The
+    /// jobs begin after the answers to the others.
     fn combined(&self, request: WorkerRequest, reply: Option<String>, headers: Option<HeaderMap>) {
-        let WorkerRequest { job, list, interrupt, predict } = request;
+        let WorkerRequest { job, list, interrupt, predict, embed } = request;
         let Ok(permit) = Arc::clone(&self.combined).try_acquire_owned() else {
             self.answer(reply, WorkerResponse::failed(job, ErrorBody::busy()));
             return;
@@ -161,8 +176,11 @@ impl Intake {
             self.list(job.clone(), reply.clone(), Some(done));
             listed
         });
-        let incoming =
-            predict.and_then(|predict| self.incoming(job.clone(), predict, reply.clone(), headers));
+        let jobs: Vec<Box<Incoming>> = [predict.map(Work::Predict), embed.map(Work::Embed)]
+            .into_iter()
+            .flatten()
+            .filter_map(|work| self.incoming(job.clone(), work, reply.clone(), headers.as_ref()))
+            .collect();
         let dispatch = self.actors.dispatch.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -181,8 +199,8 @@ impl Intake {
                     let _ = interrupted.await;
                 }
             }
-            if let Some(incoming) = incoming {
-                let _ = dispatch.send(Command::Predict(incoming)).await;
+            for incoming in jobs {
+                let _ = dispatch.send(Command::Job(incoming)).await;
             }
         });
     }
@@ -196,24 +214,24 @@ impl Intake {
         }
     }
 
-    /// What is kept of a predict, or nothing if nobody would get its answer.
+    /// What is kept of a job, or nothing if nobody would get its answer.
     fn incoming(
         &self,
         job: String,
-        predict: PredictRequest,
+        work: Work,
         reply: Option<String>,
-        headers: Option<HeaderMap>,
+        headers: Option<&HeaderMap>,
     ) -> Option<Box<Incoming>> {
         let Some(reply) = reply else {
-            tracing::debug!(?job, "predict dropped: it has no reply subject");
+            tracing::debug!(?job, "job dropped: it has no reply subject");
             return None;
         };
         Some(Box::new(Incoming {
             job: job.into(),
             arrived: Instant::now(),
             reply,
-            predict,
-            caller: self.caller(headers.as_ref()),
+            work,
+            caller: self.caller(headers),
         }))
     }
 

@@ -228,6 +228,24 @@ pub static SETTINGS: &[Spec] = &[
         "16",
         "Tokens in a block; prompts are shared by whole blocks.",
     ),
+    spec(
+        "embed_max_tokens",
+        int(1, 65536),
+        "512",
+        "Most tokens of one text of an embed request; longer ones are refused. Each takes 8 bytes for each token of the vocabulary while vectors are computed.",
+    ),
+    spec(
+        "embed_threads",
+        int(0, 512),
+        "1",
+        "Threads that compute vectors, beside those that generate; 0: as many as those.",
+    ),
+    spec(
+        "embed_idle",
+        Kind::Duration,
+        "60",
+        "Seconds for which the memory to compute vectors is kept after the last embed request, or a text such as \"5m\".",
+    ),
     spec("use_mmap", Kind::Bool, "true", "Map model files into memory instead of reading them."),
     spec("use_mlock", Kind::Bool, "false", "Lock model memory, so that it is never paged out."),
     // Jobs.
@@ -239,6 +257,13 @@ pub static SETTINGS: &[Spec] = &[
         "Jobs that may wait; beyond that clients are told that the worker is busy.",
     ),
     spec("allow_grammar", Kind::Bool, "false", "Let clients send a GBNF grammar."),
+    spec(
+        "embed",
+        Kind::Choice(&["auto", "on", "off"]),
+        "\"auto\"",
+        "Serve embed requests, which hooks do not see; auto: only without hooks_dir.",
+    ),
+    spec("embed_max_inputs", int(1, 4096), "64", "Most texts in one embed request."),
     spec(
         "shutdown_grace",
         Kind::Duration,

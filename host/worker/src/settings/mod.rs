@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use llamero_engine::KvType;
+use llamero_engine::{EmbeddingConfig, KvType};
 use llamero_hooks::{LimitOverrides, PluginSettings};
 use llamero_protocol::OptionDefaults;
 use serde::Serialize;
@@ -85,6 +85,8 @@ pub struct ModelSettings {
     pub n_batch: u32,
     /// How jobs share the KV cache and the time of the model.
     pub kv: KvSettings,
+    /// How vectors are computed.
+    pub embedding: EmbeddingConfig,
     /// Whether model files are mapped.
     pub use_mmap: bool,
     /// Whether model memory is locked.
@@ -128,8 +130,31 @@ pub struct JobSettings {
     pub queue: usize,
     /// Whether clients may send a grammar.
     pub allow_grammar: bool,
+    /// Which embed requests are served.
+    pub embed: EmbedRules,
     /// How long running jobs may go on after the first signal to stop.
     pub shutdown_grace: Duration,
+}
+
+/// Which embed requests are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbedRules {
+    /// Whether any is.
+    pub policy: EmbedPolicy,
+    /// Most texts in one request.
+    pub max_inputs: usize,
+}
+
+/// Whether embed requests are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbedPolicy {
+    /// They are.
+    Served,
+    /// The operator has turned them off.
+    Off,
+    /// There are hooks, which do not see them, and the operator has not said that
+    /// they may pass all the same.
+    UnseenByHooks,
 }
 
 /// How answers are sent.

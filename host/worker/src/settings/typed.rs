@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use llamero_engine::KvType;
+use llamero_engine::{EmbeddingConfig, KvType};
 use llamero_hooks::PluginSettings;
 use llamero_protocol::{OptionDefaults, check_subject_pattern};
 use secrecy::SecretString;
@@ -15,8 +15,8 @@ use super::nats::{self, NatsAuth, NatsSettings, Urls};
 use super::source::{Flags, Origin, Problem, Problems, Source};
 use super::spec::{self, Kind};
 use super::{
-    AnswerSettings, Effective, HookSettings, HookState, JobSettings, KvSettings, LogFormat,
-    LogSettings, ModelSettings, PluginTables, Settings, plugins,
+    AnswerSettings, Effective, EmbedPolicy, EmbedRules, HookSettings, HookState, JobSettings,
+    KvSettings, LogFormat, LogSettings, ModelSettings, PluginTables, Settings, plugins,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -42,6 +42,7 @@ pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
             slots: reader.u32("slots"),
             queue: reader.usize("queue"),
             allow_grammar: reader.bool("allow_grammar"),
+            embed: reader.embed(),
             shutdown_grace: reader.duration("shutdown_grace"),
         },
         answers: AnswerSettings {
@@ -277,9 +278,25 @@ impl Reader<'_> {
                 cache_pin_cells: self.u32("cache_pin_cells"),
                 cache_block: self.u32("cache_block"),
             },
+            embedding: EmbeddingConfig {
+                max_tokens: self.u32("embed_max_tokens"),
+                threads: self.u32("embed_threads"),
+                idle: self.duration("embed_idle"),
+            },
             use_mmap: self.bool("use_mmap"),
             use_mlock: self.bool("use_mlock"),
         }
+    }
+
+    fn embed(&self) -> EmbedRules {
+        let policy = match self.text("embed").as_str() {
+            "on" => EmbedPolicy::Served,
+            "off" => EmbedPolicy::Off,
+            // A folder that holds no hook now may hold one with the next request.
+            _ if self.path("hooks_dir").is_some() => EmbedPolicy::UnseenByHooks,
+            _ => EmbedPolicy::Served,
+        };
+        EmbedRules { policy, max_inputs: self.usize("embed_max_inputs") }
     }
 
     fn hook_state(&mut self) -> HookState {

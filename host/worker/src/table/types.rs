@@ -72,7 +72,7 @@ pub enum Mark {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A predict arrived.
+    /// A predict arrived, or another command that is a job.
     Predict {
         /// The client's name of it.
         job: JobName,

@@ -88,6 +88,57 @@ fn every_prompt_error_is_code_7() {
 }
 
 #[test]
+fn every_embed_error() {
+    let text = |text: &str| ErrorBody::prediction_failed(text);
+    for (error, expected) in [
+        (
+            EmbedError::Unsupported("it ranks texts, which gives no vectors"),
+            text("the model gives no embeddings: it ranks texts, which gives no vectors"),
+        ),
+        (
+            EmbedError::TooLong { index: 1, tokens: 600, limit: 512 },
+            text("embed.input[1] has 600 tokens, more than the 512 that one text may have"),
+        ),
+        (
+            EmbedError::TooManyBytes { index: 0, bytes: 40_000, max_bytes: 32_768, limit: 512 },
+            text("embed.input[0] has 40000 bytes, more than the 32768 for 512 tokens"),
+        ),
+        (EmbedError::Empty { index: 2 }, text("embed.input[2] has no tokens")),
+        (EmbedError::Tokenizer("tokenizer: no".into()), text("tokenizer: no")),
+        (EmbedError::Context("/secret".into()), text("no context for embeddings")),
+        (EmbedError::Engine("no".into()), text("engine failure: no")),
+        (EmbedError::Stopped, text("engine stopped")),
+        (EmbedError::Busy, ErrorBody::busy()),
+        (EmbedError::Cancelled, ErrorBody::interrupted()),
+    ] {
+        check(&embed(&error), expected.code, &expected.error);
+    }
+}
+
+#[test]
+fn embed_requests_that_are_not_served() {
+    let refused = |policy, texts| embed_refused(&EmbedRules { policy, max_inputs: 2 }, texts);
+    assert_eq!(refused(EmbedPolicy::Served, 2), None);
+    for (policy, texts, code, text) in [
+        (
+            EmbedPolicy::Served,
+            3,
+            2,
+            "embed.input has 3 texts, more than the 2 that this worker takes at once",
+        ),
+        (EmbedPolicy::Off, 1, 3, "command not supported: embed is turned off on this worker"),
+        (
+            EmbedPolicy::UnseenByHooks,
+            3,
+            3,
+            "command not supported: this worker has hooks, which do not see embed requests",
+        ),
+    ] {
+        check(&refused(policy, texts).unwrap_or_default(), code, text);
+    }
+}
+
+#[test]
 fn engine_errors() {
     check(&submit(&SubmitError::Busy, 1), 6, "worker busy");
     check(&submit(&SubmitError::EmptyPrompt, 1), 7, "empty prompt");

@@ -11,7 +11,7 @@ use crate::nats::connection::{Role, connect};
 use crate::nats::inbox::Inbox;
 use crate::nats::outbox::Outbox;
 use crate::replies::HeldReplies;
-use crate::settings::{Flags, MapSource, Settings};
+use crate::settings::{EmbedPolicy, Flags, MapSource, Settings};
 
 struct Setup {
     intake: Intake,
@@ -21,6 +21,11 @@ struct Setup {
 }
 
 async fn setup() -> Setup {
+    setup_with(EmbedPolicy::Served).await
+}
+
+async fn setup_with(policy: EmbedPolicy) -> Setup {
+    let embed = EmbedRules { policy, max_inputs: 2 };
     let mut flags = Flags::default();
     // Port 1 is nobody's; the worker's role goes on trying.
     flags.set("nats_url", "nats://127.0.0.1:1", "--nats");
@@ -35,7 +40,7 @@ async fn setup() -> Setup {
     let stream_subjects = vec!["_INBOX.>".to_owned()];
     let headers = vec!["X-Tier".to_owned()];
     Setup {
-        intake: Intake::new(actors, "llm.work".into(), stream_subjects, headers),
+        intake: Intake::new(actors, "llm.work".into(), stream_subjects, headers, embed),
         dispatched,
         listed,
         replies: held,
@@ -84,9 +89,18 @@ async fn commands_go_to_those_who_act() {
 
     setup.handle(r#"{"job":"c","predict":{"input":"x"}}"#).await;
     match setup.dispatched.try_recv().unwrap() {
-        Command::Predict(incoming) => {
+        Command::Job(incoming) => {
             assert_eq!((&*incoming.job, incoming.reply.as_str()), ("c", "_INBOX.r"));
-            assert_eq!(incoming.predict.input, ["x"]);
+            assert!(matches!(&incoming.work, Work::Predict(predict) if predict.input == ["x"]));
+        }
+        other => panic!("{other:?}"),
+    }
+
+    setup.handle(r#"{"job":"d","embed":{"input":"x"}}"#).await;
+    match setup.dispatched.try_recv().unwrap() {
+        Command::Job(incoming) => {
+            assert_eq!((&*incoming.job, incoming.reply.as_str()), ("d", "_INBOX.r"));
+            assert!(matches!(&incoming.work, Work::Embed(embed) if embed.input == ["x"]));
         }
         other => panic!("{other:?}"),
     }
@@ -155,7 +169,7 @@ async fn headers_tell_who_calls() {
     let request = message(payload, Some("_INBOX.r"), Some(headers.clone()));
     setup.intake.handle(request).await;
     match setup.dispatched.try_recv().unwrap() {
-        Command::Predict(incoming) => {
+        Command::Job(incoming) => {
             let caller = incoming.caller;
             assert_eq!(caller.account.as_deref(), Some("ACME"));
             assert_eq!(caller.traceparent.as_deref(), Some("00-1-2-01"));
@@ -191,7 +205,39 @@ async fn several_commands_are_served_one_after_the_other() {
     tokio::task::yield_now().await;
     assert!(setup.dispatched.try_recv().is_err());
     done.send(()).unwrap();
-    assert!(matches!(setup.dispatched.recv().await.unwrap(), Command::Predict(_)));
+    assert!(matches!(setup.dispatched.recv().await.unwrap(), Command::Job(_)));
+
+    setup.handle(r#"{"job":"a","embed":{"input":"x"},"predict":{"input":"x"}}"#).await;
+    for is_predict in [true, false] {
+        match setup.dispatched.recv().await.unwrap() {
+            Command::Job(incoming) => {
+                assert_eq!(matches!(incoming.work, Work::Predict(_)), is_predict);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn embed_requests_that_are_not_served_are_answered_once() {
+    let mut setup = setup().await;
+    setup.handle(r#"{"job":"a","list":{},"embed":{"input":["x","y","z"]}}"#).await;
+    let (_, body) = setup.replies.take().unwrap();
+    assert!(
+        body.starts_with(r#"{"job":"a","error":{"code":2,"error":"embed.input has 3 "#),
+        "{body}"
+    );
+    assert!(setup.is_quiet());
+    for policy in [EmbedPolicy::Off, EmbedPolicy::UnseenByHooks] {
+        let mut setup = setup_with(policy).await;
+        setup.handle(r#"{"job":"a","embed":{"input":"x"}}"#).await;
+        let (_, body) = setup.replies.take().unwrap();
+        let text = r#"{"job":"a","error":{"code":3,"error":"command not supported: "#;
+        assert!(body.starts_with(text), "{body}");
+        setup.handle(r#"{"job":"a","predict":{"input":"x"}}"#).await;
+        assert!(matches!(setup.dispatched.try_recv().unwrap(), Command::Job(_)));
+        assert!(setup.is_quiet());
+    }
 }
 
 #[tokio::test]

@@ -69,6 +69,26 @@ fn without_any_source_there_are_the_defaults() {
 }
 
 #[test]
+fn hooks_turn_embed_off_until_the_operator_says_otherwise() {
+    for (file, policy) in [
+        ("", EmbedPolicy::Served),
+        ("embed = \"off\"", EmbedPolicy::Off),
+        ("hooks_dir = \"hooks\"", EmbedPolicy::UnseenByHooks),
+        ("hooks_dir = \"hooks\"\nembed = \"auto\"", EmbedPolicy::UnseenByHooks),
+        ("hooks_dir = \"hooks\"\nembed = \"off\"", EmbedPolicy::Off),
+        ("hooks_dir = \"hooks\"\nembed = \"on\"", EmbedPolicy::Served),
+    ] {
+        let settings = load_with(&[], file).unwrap();
+        assert_eq!(settings.jobs.embed, EmbedRules { policy, max_inputs: 64 }, "{file}");
+    }
+    let settings = load_with(&[("llm_embed_max_tokens", "2048")], "embed_idle = \"5m\"").unwrap();
+    let embedding = &settings.models.embedding;
+    assert_eq!((embedding.max_tokens, embedding.threads), (2048, 1));
+    assert_eq!(embedding.idle, Duration::from_secs(300));
+    assert_eq!(problems(&[], "embed = true").len(), 1);
+}
+
+#[test]
 fn each_layer_goes_over_the_one_below() {
     let file = "slots = 2\nqueue = 2\npreload = true\nnats_worker_subject = \"from.file\"\n";
     let variables = [("llm_slots", "3"), ("llm_queue", "3")];
