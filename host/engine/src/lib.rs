@@ -20,8 +20,8 @@
 //!
 //! # What may block
 //!
-//! [`Model::load`] and [`Model::compile`] may take long and belong on a thread
-//! that may block. [`Model::prepare`] is CPU work in proportion to the text.
+//! [`Model::load`], [`Model::adapter`] and [`Model::compile`] may take long and
+//! belong on a thread that may block. [`Model::prepare`] is CPU work in proportion to the text.
 //! [`Model::submit`] never blocks. A job whose [`Generation`] is not read
 //! pauses when its channel is full, and nothing else waits for it.
 //!
@@ -35,7 +35,9 @@ mod config;
 mod error;
 mod job;
 
+mod adapter;
 mod check;
+mod gguf;
 mod load;
 mod memory;
 mod model;
@@ -51,12 +53,14 @@ mod generation;
 mod sampling;
 mod text;
 
+pub use adapter::{Adapter, MAX_JOB_ADAPTERS, is_adapter};
 pub use config::{
     ConstraintLimits, EngineStats, FlashAttention, MAX_SLOTS, ModelConfig, ModelInfo,
 };
 pub use constraint::{CompiledConstraint, Constraint};
 pub use error::{
-    ConstraintError, DecideError, GenerationError, LoadError, PromptError, SubmitError,
+    AdapterError, ConstraintError, DecideError, GenerationError, LoadError, PromptError,
+    SubmitError,
 };
 pub use generation::{Canceller, Generation};
 pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};

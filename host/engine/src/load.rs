@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
+use crate::adapter::Adapters;
 use crate::check::{check_config, check_file};
 use crate::config::{MAX_SLOTS, ModelConfig, ModelInfo};
 use crate::engine::alarm::Alarm;
@@ -32,6 +33,7 @@ pub(crate) struct Loaded {
     pub(crate) info: ModelInfo,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) vocabulary: Arc<Vocabulary>,
+    pub(crate) adapters: Adapters,
     pub(crate) engine: EngineHandle,
 }
 
@@ -143,6 +145,7 @@ fn load(
         "model loaded"
     );
 
+    let adapters = Adapters::new(weights, context.adapter_lock(), config.max_adapters);
     let stats = Arc::new(SharedStats::default());
     let alarm = Arc::new(Alarm::new(context.abort_flag()));
     let policy = policy(&config, context.n_cells(), shares);
@@ -156,7 +159,7 @@ fn load(
     );
     let max_jobs = (config.slots as usize).saturating_add(config.queue);
     let (handle, inbox) = EngineHandle::new(max_jobs, alarm, stats);
-    let loaded = Loaded { config, info, template, vocabulary, engine: handle };
+    let loaded = Loaded { config, info, template, vocabulary, adapters, engine: handle };
     Ok((loaded, engine, inbox))
 }
 
