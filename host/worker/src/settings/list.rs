@@ -202,6 +202,12 @@ pub static SETTINGS: &[Spec] = &[
         "16",
         "Tokens in a block; prompts are shared by whole blocks.",
     ),
+    spec(
+        "max_adapters",
+        int(0, 1024),
+        "8",
+        "LoRA adapters kept loaded for each model; 0: requests cannot use any.",
+    ),
     spec("use_mmap", Kind::Bool, "true", "Map model files into memory instead of reading them."),
     spec("use_mlock", Kind::Bool, "false", "Lock model memory, so that it is never paged out."),
     // Jobs.

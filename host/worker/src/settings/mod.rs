@@ -80,6 +80,8 @@ pub struct ModelSettings {
     pub n_batch: u32,
     /// How jobs share the KV cache and the time of the model.
     pub kv: KvSettings,
+    /// LoRA adapters kept loaded for each model.
+    pub max_adapters: usize,
     /// Whether model files are mapped.
     pub use_mmap: bool,
     /// Whether model memory is locked.

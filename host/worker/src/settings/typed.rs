@@ -267,6 +267,7 @@ impl Reader<'_> {
                 cache_pin_cells: self.u32("cache_pin_cells"),
                 cache_block: self.u32("cache_block"),
             },
+            max_adapters: self.usize("max_adapters"),
             use_mmap: self.bool("use_mmap"),
             use_mlock: self.bool("use_mlock"),
         }
