@@ -34,9 +34,9 @@ pub(crate) struct BackendLimits {
 pub(crate) trait Backend {
     fn limits(&self) -> BackendLimits;
 
-    /// Computes the chunks as one batch, all of them with these adapters. Unless it returns [`Decoded::Ok`],
-    /// nothing of the step may be relied on, and the caller resets every
-    /// sequence of it with [`Self::forget`].
+    /// Computes the chunks as one batch, all of them with these adapters. Unless it
+    /// returns [`Decoded::Ok`], nothing of the step may be relied on, and the caller
+    /// resets every sequence of it with [`Self::forget`].
     fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded;
 
     /// The logits behind a chunk of the last step, if they were wanted.

@@ -4,9 +4,8 @@
 //! computed already ([`super::sharing`]), follows guards' answers
 //! ([`super::guard`]), sees whose adapters it has ([`super::turns`]), plans
 //! ([`super::plan`]), makes room if there is none ([`super::preempt`]), computes,
-//! and passes on what came of it. This module
-//! runs the step, deals with its failures and ends jobs; the decisions are in the
-//! modules named.
+//! and passes on what came of it. This module runs the step, deals with its failures
+//! and ends jobs; the decisions are in the modules named.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -7,8 +7,9 @@
 //!
 //! A turn is several steps, because every change costs the planning of a graph,
 //! but ends before a step for which there is no time: all sets together are to be
-//! through within that for which prompts may hold up others. A step takes about as long for one job as for
-//! many, so that equal turns give all jobs their tokens at the same pace.
+//! through within that for which prompts may hold up others. A step takes about as
+//! long for one job as for many, so that equal turns give all jobs their tokens at
+//! the same pace.
 
 use std::time::Duration;
 
