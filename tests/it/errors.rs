@@ -203,6 +203,8 @@ async fn code_7_options_that_cannot_be_used() {
         ("cache_prompt", json!("yes")),
         ("cache_pin", json!(1)),
         ("cache_salt", json!(1)),
+        ("lora", json!(["a.gguf"])),
+        ("lora", json!("../a.gguf")),
         ("json_schema", json!(5)),
     ] {
         let seen = predict(&client, json!({"input": ["x"], "options": {name: value}})).await;

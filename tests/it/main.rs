@@ -17,7 +17,9 @@
 )]
 
 mod harness;
+mod lora_file;
 
+mod adapters;
 mod cli;
 mod cli_config;
 mod context;

@@ -38,6 +38,10 @@ pub struct ModelConfig {
     /// The longest that prompts may hold up those who generate, in milliseconds,
     /// 1 to 60000: a step gets as much of a prompt as fits into this by what
     /// steps have taken so far, and at least 32 tokens. Default 200.
+    ///
+    /// Where jobs have different adapters, their sets take turns of this length
+    /// together (and of at most 8 steps each), so that between two tokens of a job
+    /// may be twice as much.
     pub stall_target_ms: u32,
     /// After how many milliseconds a waiting tenant that has no running job may
     /// take a slot from the one that has most: that one's youngest job waits and
@@ -93,6 +97,10 @@ pub struct ModelConfig {
     pub event_capacity: usize,
     /// Most bytes in all stop strings of a job together. Default 16384.
     pub max_stop_bytes: usize,
+    /// LoRA adapters kept in memory, in use or not. When there is one more, the
+    /// one used longest ago goes; if all are in use, it is refused. 0 allows
+    /// none. Default 8.
+    pub max_adapters: usize,
     /// Bounds for grammars and schemas.
     pub constraint_limits: ConstraintLimits,
     /// How vectors of texts are computed.
@@ -127,6 +135,7 @@ impl Default for ModelConfig {
             kv_type_v: KvType::F16,
             event_capacity: 256,
             max_stop_bytes: 16 * 1024,
+            max_adapters: 8,
             constraint_limits: ConstraintLimits::default(),
             embedding: EmbeddingConfig::default(),
         }

@@ -136,6 +136,48 @@ pub enum ConstraintError {
     },
 }
 
+/// An adapter cannot be used. No text carries a path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdapterError {
+    /// The file cannot be opened or read.
+    #[error("cannot be read: {0}")]
+    Io(std::io::Error),
+    /// The file is a model, or says nothing of being an adapter.
+    #[error("is not an adapter")]
+    NotAnAdapter,
+    /// The file is damaged, or an adapter of a kind that is not supported.
+    #[error("cannot be used: {reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The adapter is for another kind of model.
+    #[error("is made for the architecture {adapter:?}, and the model's is {model:?}")]
+    Architecture {
+        /// The adapter's.
+        adapter: String,
+        /// The model's.
+        model: String,
+    },
+    /// llama.cpp refused the file: it is damaged, or its tensors are not those of
+    /// the model. The reason is what it logged, for the operator.
+    #[error("does not fit the model, or is damaged")]
+    Refused {
+        /// The error lines of llama.cpp's log.
+        reason: String,
+    },
+    /// As many adapters as may be kept are used by jobs.
+    #[error("all {max} adapters that can be loaded are in use")]
+    Full {
+        /// [`crate::ModelConfig::max_adapters`].
+        max: usize,
+    },
+    /// [`crate::ModelConfig::max_adapters`] is 0.
+    #[error("cannot be used: adapters are turned off")]
+    Off,
+}
+
 /// A job was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -194,6 +236,20 @@ pub enum SubmitError {
         /// The limit.
         limit: usize,
     },
+    /// The job has too many adapters.
+    #[error("{n} adapters exceed the limit of {max}")]
+    TooManyAdapters {
+        /// How many it has.
+        n: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A scale of an adapter is not a number.
+    #[error("a scale of an adapter is not a number")]
+    AdapterScale,
+    /// An adapter was loaded for another model.
+    #[error("adapter was loaded for another model")]
+    ForeignAdapter,
     /// The constraint was compiled for another model.
     #[error("constraint was compiled for another model")]
     ForeignConstraint,

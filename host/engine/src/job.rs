@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::adapter::Adapter;
 use crate::constraint::CompiledConstraint;
 use crate::error::GenerationError;
 
@@ -44,6 +45,10 @@ pub struct Job {
     pub cache_pin: bool,
     /// Ask before tokens are chosen. Experimental.
     pub guard: Option<GuardPlan>,
+    /// What is applied to the model for this job, each with its scale; at most
+    /// [`crate::MAX_JOB_ADAPTERS`]. Jobs of other sets are computed in steps of
+    /// their own and share no prefix with this one. Default none.
+    pub adapters: Vec<(Adapter, f32)>,
 }
 
 impl Default for Job {
@@ -62,6 +67,7 @@ impl Default for Job {
             cache_salt: String::new(),
             cache_pin: false,
             guard: None,
+            adapters: Vec::new(),
         }
     }
 }

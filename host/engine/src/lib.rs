@@ -22,11 +22,11 @@
 //!
 //! # What may block
 //!
-//! [`Model::load`] and [`Model::compile`] may take long and belong on a thread
-//! that may block. [`Model::prepare`] and [`Model::prepare_texts`] are CPU work in
-//! proportion to the text. [`Model::submit`] and [`Model::embed`] never block. A job
-//! whose [`Generation`] is not read pauses when its channel is full, and nothing else
-//! waits for it.
+//! [`Model::load`], [`Model::adapter`] and [`Model::compile`] may take long and
+//! belong on a thread that may block. [`Model::prepare`] and
+//! [`Model::prepare_texts`] are CPU work in proportion to the text.
+//! [`Model::submit`] and [`Model::embed`] never block. A job whose [`Generation`] is
+//! not read pauses when its channel is full, and nothing else waits for it.
 //!
 //! # Threads and memory
 //!
@@ -42,7 +42,9 @@ mod config;
 mod error;
 mod job;
 
+mod adapter;
 mod check;
+mod gguf;
 mod header;
 mod load;
 mod memory;
@@ -60,6 +62,7 @@ mod generation;
 mod sampling;
 mod text;
 
+pub use adapter::{Adapter, MAX_JOB_ADAPTERS, is_adapter};
 pub use config::{
     ConstraintLimits, EmbeddingConfig, EmbeddingInfo, EngineStats, FlashAttention, KvType,
     MAX_SLOTS, MemorySize, ModelConfig, ModelInfo,
@@ -67,7 +70,8 @@ pub use config::{
 pub use constraint::{CompiledConstraint, Constraint};
 pub use embed::{Embedding, TextTokens};
 pub use error::{
-    ConstraintError, DecideError, EmbedError, GenerationError, LoadError, PromptError, SubmitError,
+    AdapterError, ConstraintError, DecideError, EmbedError, GenerationError, LoadError,
+    PromptError, SubmitError,
 };
 pub use generation::{Canceller, Generation};
 pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
+use crate::adapter::Adapters;
 use crate::check::{check_config, check_file};
 use crate::config::{EmbeddingInfo, MemorySize, ModelConfig, ModelInfo};
 use crate::embed;
@@ -35,6 +36,7 @@ pub(crate) struct Loaded {
     pub(crate) info: ModelInfo,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) vocabulary: Arc<Vocabulary>,
+    pub(crate) adapters: Adapters,
     pub(crate) engine: Option<EngineHandle>,
     /// Disconnected once the engine thread has freed the context, if there is one.
     pub(crate) freed: Receiver<()>,
@@ -179,9 +181,12 @@ fn load(
         "model loaded"
     );
 
+    let lock = context.as_ref().map_or_else(Arc::default, Context::adapter_lock);
+    let adapters = Adapters::new(weights, lock, config.max_adapters);
     let (engine, running) =
         context.map(|context| start_engine(&config, context, &vocabulary, shares)).unzip();
-    Ok((Loaded { config, info, template, vocabulary, engine, freed, embedding }, running))
+    let loaded = Loaded { config, info, template, vocabulary, adapters, engine, freed, embedding };
+    Ok((loaded, running))
 }
 
 fn start_engine(
@@ -281,7 +286,8 @@ fn create_context(
     let n_cells = memory::n_cells(config, n_ctx)
         .ok_or_else(|| too_large("more cells than llama.cpp can count".to_string()))?;
     if config.gpu_layers == 0 {
-        let needed = memory::kv_bytes(config, weights, u64::from(n_cells));
+        let needed =
+            memory::kv_bytes([config.kv_type_k, config.kv_type_v], weights, u64::from(n_cells));
         if let Some(available) = memory::available().filter(|available| needed > *available) {
             return Err(too_large(format!(
                 "the KV cache needs {} MiB and {} MiB are available",

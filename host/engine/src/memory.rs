@@ -119,17 +119,20 @@ pub(crate) fn taken(
     let n_vocab = u64::try_from(weights.n_vocab()).unwrap_or(0);
     MemorySize {
         weights: weights.size(),
-        kv: or(said.kv, kv_bytes(config, weights, u64::from(n_cells))),
+        kv: or(
+            said.kv,
+            kv_bytes([config.kv_type_k, config.kv_type_v], weights, u64::from(n_cells)),
+        ),
         buffers: or(said.buffers, u64::from(n_seq).saturating_mul(n_vocab).saturating_mul(8)),
     }
 }
 
 /// Bytes of the KV cache for `n_cells` tokens.
-pub(crate) fn kv_bytes(config: &ModelConfig, model: &LlamaModel, n_cells: u64) -> u64 {
+pub(crate) fn kv_bytes([keys, values]: [KvType; 2], model: &LlamaModel, n_cells: u64) -> u64 {
     let n_embd = u64::try_from(model.n_embd()).unwrap_or(0);
     let heads = u64::from(model.n_head()).max(1);
     let row = (n_embd / heads).saturating_mul(u64::from(model.n_head_kv()));
-    let both = config.kv_type_k.row_bytes(row).saturating_add(config.kv_type_v.row_bytes(row));
+    let both = keys.row_bytes(row).saturating_add(values.row_bytes(row));
     both.saturating_mul(u64::from(model.n_layer())).saturating_mul(n_cells)
 }
 

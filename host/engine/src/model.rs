@@ -1,18 +1,22 @@
 //! The handle of a loaded model.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use llama_cpp_2::sampling::LlamaSampler;
 
+use crate::adapter::{Adapter, AdapterSet, Adapters, MAX_JOB_ADAPTERS};
 use crate::config::{EngineStats, MemorySize, ModelConfig, ModelInfo};
 use crate::constraint::{CompiledConstraint, Compiler, Constraint};
 use crate::embed::{Embedding, Service, TextTokens};
 use crate::engine::outlet::Outlet;
 use crate::engine::sequence::{Caching, Guard, Submission};
 use crate::engine::thread::EngineHandle;
-use crate::error::{ConstraintError, EmbedError, LoadError, PromptError, SubmitError};
+use crate::error::{
+    AdapterError, ConstraintError, EmbedError, LoadError, PromptError, SubmitError,
+};
 use crate::ffi;
 use crate::generation::Generation;
 use crate::job::{GuardPlan, Job};
@@ -41,6 +45,7 @@ struct Inner {
     template: Option<ChatTemplate>,
     compiler: OnceLock<Result<Compiler, String>>,
     vocabulary: Arc<Vocabulary>,
+    adapters: Adapters,
     /// Nothing for a model that only reads texts.
     engine: Option<Arc<EngineHandle>>,
     freed: Arc<Mutex<Receiver<()>>>,
@@ -74,6 +79,7 @@ impl Model {
             template: loaded.template,
             compiler: OnceLock::new(),
             vocabulary: loaded.vocabulary,
+            adapters: loaded.adapters,
             engine: loaded.engine.map(Arc::new),
             freed: Arc::new(Mutex::new(loaded.freed)),
             embedding: loaded.embedding.map(|plan| Service::new(vocabulary, plan)),
@@ -166,6 +172,17 @@ impl Model {
         }
     }
 
+    /// The LoRA adapter in a file, for jobs of this model. Blocks while it is
+    /// loaded; one that is kept ([`ModelConfig::max_adapters`]) is there at once,
+    /// unless its file has changed.
+    ///
+    /// # Errors
+    /// [`AdapterError`]: the file is none, or is not for this model; or all that
+    /// may be loaded are in use.
+    pub fn adapter(&self, path: &Path) -> Result<Adapter, AdapterError> {
+        self.inner.adapters.get(path)
+    }
+
     /// Turns texts into tokens to embed. Nothing is cut.
     ///
     /// # Errors
@@ -223,6 +240,7 @@ impl Model {
             deadline: job.deadline,
             caching: job.cache.then_some(Caching { salt: job.cache_salt, pin: job.cache_pin }),
             guard,
+            adapters: AdapterSet::new(job.adapters),
         })?;
         let engine = Arc::clone(engine);
         Ok(Generation::new(events, signal, engine, prompt_tokens, submitted, verdicts))
@@ -254,6 +272,7 @@ impl Model {
         if let Some(plan) = job.guard {
             check_guard(plan)?;
         }
+        self.check_adapters(&job.adapters)?;
         let stop_bytes: usize = job.stop.iter().map(String::len).sum();
         if stop_bytes > inner.config.max_stop_bytes {
             return Err(SubmitError::StopTooLong {
@@ -266,6 +285,20 @@ impl Model {
                 Err(SubmitError::ForeignConstraint)
             }
             _ => Ok(n_ctx),
+        }
+    }
+
+    fn check_adapters(&self, adapters: &[(Adapter, f32)]) -> Result<(), SubmitError> {
+        let (n, max) = (adapters.len(), MAX_JOB_ADAPTERS);
+        if n > max {
+            return Err(SubmitError::TooManyAdapters { n, max });
+        }
+        if !adapters.iter().all(|(_, scale)| scale.is_finite()) {
+            return Err(SubmitError::AdapterScale);
+        }
+        match adapters.iter().all(|(adapter, _)| self.inner.adapters.own(adapter)) {
+            true => Ok(()),
+            false => Err(SubmitError::ForeignAdapter),
         }
     }
 

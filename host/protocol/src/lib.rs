@@ -50,7 +50,7 @@ pub use names::{
     check_stream_subject, check_subject_pattern, is_listed_model_name, subject_matches,
 };
 pub use options::{
-    DefaultValue, InitOptions, MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SALT_BYTES,
+    DefaultValue, InitOptions, MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_LORAS, MAX_SALT_BYTES,
     MAX_SCHEMA_BYTES, MAX_STOP_BYTES, MAX_STOPS, OPTIONS, OptionDefaults, OptionError, OptionGroup,
     OptionSpec, Options, ResolvedOptions, check_hook_options, grammar_set_by_hook, known_option,
     list_options, model_choice, resolve,

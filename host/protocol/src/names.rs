@@ -58,6 +58,18 @@ pub fn check_model_name(name: &str) -> Result<(), ErrorBody> {
     Ok(())
 }
 
+/// Refuses a name of an adapter by the rules of [`check_model_name`]: both are
+/// files of one folder. The error says what is expected.
+pub(crate) fn check_adapter_name(name: &str) -> Result<(), String> {
+    if name.contains(['/', '\\']) {
+        return Err("must not name a path".to_owned());
+    }
+    if name.len() > MAX_MODEL_NAME_BYTES || name.contains('\0') || !is_listed_model_name(name) {
+        return Err("must name files that end in .gguf or .bin and are not hidden".to_owned());
+    }
+    Ok(())
+}
+
 /// Checks `predict.stream` against the subjects the operator allows. The worker
 /// publishes there with its own rights, so a client must not be able to name any
 /// subject it likes. The error is the text for code 2.

@@ -5,11 +5,13 @@
 //! text, paths or secrets; what they leave out has been logged by the neighbour,
 //! or is logged here.
 
-use llamero_engine::{ConstraintError, EmbedError, GenerationError, PromptError, SubmitError};
+use llamero_engine::{
+    AdapterError, ConstraintError, EmbedError, GenerationError, PromptError, SubmitError,
+};
 use llamero_hooks::{Failure, FailureKind, Phase};
 use llamero_protocol::{ErrorBody, ErrorCode, HookFailureKind, HookPhase};
 
-use crate::models::ModelError;
+use crate::models::{AdapterCause, AdapterFailure, ModelError};
 use crate::settings::{EmbedPolicy, EmbedRules};
 
 /// The error of a panic inside one job.
@@ -96,6 +98,19 @@ pub fn prompt(error: &PromptError) -> ErrorBody {
         PromptError::Empty => ErrorBody::empty_prompt(),
         PromptError::NoChatTemplate => ErrorBody::no_chat_template(),
         other => ErrorBody::prediction_failed(other.to_string()),
+    }
+}
+
+/// An adapter that cannot be used: code 7, like any option with a wrong value; 6 if
+/// it could be as soon as other jobs have ended.
+pub fn adapter(failure: &AdapterFailure) -> ErrorBody {
+    match &failure.cause {
+        AdapterCause::Engine(AdapterError::Full { .. }) => ErrorBody::busy(),
+        // The operating system's words are for the operator.
+        AdapterCause::Engine(AdapterError::Io(_)) => {
+            ErrorBody::prediction_failed(format!("option lora: {:?} cannot be read", failure.name))
+        }
+        _ => ErrorBody::prediction_failed(format!("option lora: {failure}")),
     }
 }
 

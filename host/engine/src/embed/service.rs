@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::pack::pack;
 use super::{Embedding, TextTokens};
-use crate::config::{FlashAttention, ModelConfig};
+use crate::config::{FlashAttention, KvType, ModelConfig};
 use crate::error::EmbedError;
 use crate::ffi::{Batch, Context, ContextConfig, ContextError, Decoded, Pooling, Purpose};
 use crate::memory;
@@ -29,6 +29,9 @@ use crate::vocabulary::Vocabulary;
 
 /// Most texts in one batch.
 const MAX_SEQUENCES: u32 = 16;
+
+/// The cache lives for one batch: what its type costs or saves is not worth a setting.
+const KV_TYPE: KvType = KvType::F16;
 
 /// How vectors are computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +99,8 @@ impl Plan {
             n_threads: self.n_threads,
             poll: self.poll,
             flash_attention: self.flash_attention,
+            type_k: KV_TYPE,
+            type_v: KV_TYPE,
         }
     }
 }
@@ -274,7 +279,7 @@ impl Computer {
             // result and once in the graph.
             let cells = u64::from(plan.n_batch);
             let logits = 8u64.saturating_mul(u64::from(vocabulary.n_vocab())).saturating_mul(cells);
-            let needed = memory::kv_bytes(weights, cells).saturating_add(logits);
+            let needed = memory::kv_bytes([KV_TYPE; 2], weights, cells).saturating_add(logits);
             if let Some(available) = memory::available().filter(|available| needed > *available) {
                 return Err(EmbedError::Context(format!(
                     "it needs {} MiB and {} MiB are available",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::adapter::{AdapterKey, AdapterSet};
 use crate::ffi::{Batch, Context, Decoded};
 use crate::vocabulary::Vocabulary;
 
@@ -33,10 +34,10 @@ pub(crate) struct BackendLimits {
 pub(crate) trait Backend {
     fn limits(&self) -> BackendLimits;
 
-    /// Computes the chunks as one batch. Unless it returns [`Decoded::Ok`],
-    /// nothing of the step may be relied on, and the caller resets every
-    /// sequence of it with [`Self::forget`].
-    fn decode(&mut self, chunks: &[Chunk<'_>]) -> Decoded;
+    /// Computes the chunks as one batch, all of them with these adapters. Unless it
+    /// returns [`Decoded::Ok`], nothing of the step may be relied on, and the caller
+    /// resets every sequence of it with [`Self::forget`].
+    fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded;
 
     /// The logits behind a chunk of the last step, if they were wanted.
     fn logits(&mut self, chunk: usize) -> Option<&mut [f32]>;
@@ -69,6 +70,9 @@ pub(crate) struct LlamaBackend {
     batch: Batch,
     /// Where each chunk's output is in the batch.
     outputs: Vec<Option<usize>>,
+    /// What is set in the context. The key alone: whether an adapter is in use is
+    /// up to the jobs.
+    adapters: AdapterKey,
     vocabulary: Arc<Vocabulary>,
     n_slots: usize,
     shares: bool,
@@ -87,6 +91,7 @@ impl LlamaBackend {
         Self {
             batch: Batch::new(context.limits()),
             outputs: Vec::new(),
+            adapters: AdapterKey::default(),
             context,
             vocabulary,
             n_slots,
@@ -112,6 +117,23 @@ impl LlamaBackend {
         }
         Ok(())
     }
+
+    /// Sets the adapters of a step unless they are; false if they cannot be.
+    fn adapt(&mut self, set: &AdapterSet) -> bool {
+        if self.adapters == *set.key() {
+            return true;
+        }
+        let adapters: Vec<_> = set
+            .adapters()
+            .iter()
+            .map(|(adapter, scale)| (Arc::clone(adapter.raw()), *scale))
+            .collect();
+        let adapted = self.context.adapt(&adapters);
+        if adapted {
+            self.adapters = set.key().clone();
+        }
+        adapted
+    }
 }
 
 impl Backend for LlamaBackend {
@@ -125,12 +147,16 @@ impl Backend for LlamaBackend {
         }
     }
 
-    fn decode(&mut self, chunks: &[Chunk<'_>]) -> Decoded {
+    fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded {
         if let Err(error) = self.fill(chunks) {
             tracing::error!(%error, "step was planned beyond the context's limits");
             return Decoded::Invalid;
         }
         let started = Instant::now();
+        if !self.adapt(adapters) {
+            tracing::error!("the adapters of a step are of another model");
+            return Decoded::Invalid;
+        }
         let decoded = self.context.decode(&mut self.batch);
         self.last_step = started.elapsed();
         decoded

@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
+use crate::adapter::AdapterSet;
 use crate::engine::backend::{Backend, BackendLimits, Chunk};
 use crate::ffi::Decoded;
 
@@ -15,9 +16,14 @@ pub(super) const BOMB: u32 = 62;
 
 /// What follows a text, and what is refused, without any batch.
 pub(super) fn next_token(tokens: &[u32]) -> u32 {
-    let hash = tokens
-        .iter()
-        .fold(7u32, |hash, token| hash.wrapping_mul(31).wrapping_add(*token).rotate_left(5));
+    next_token_with(0, tokens)
+}
+
+/// The same with a set of adapters, which changes all of it.
+pub(super) fn next_token_with(adapters: u64, tokens: &[u32]) -> u32 {
+    let hash = tokens.iter().fold(7 + adapters as u32 * 101, |hash, token| {
+        hash.wrapping_mul(31).wrapping_add(*token).rotate_left(5)
+    });
     // About one in twenty ends the text.
     match hash % 61 {
         0..3 => EOG,
@@ -40,6 +46,8 @@ pub(super) fn piece(token: u32) -> Vec<u8> {
 struct Cell {
     token: u32,
     position: usize,
+    /// The set of adapters it was computed with.
+    adapters: u64,
 }
 
 /// What the backend computes hangs on what its cells hold, and on nothing else:
@@ -65,6 +73,8 @@ pub(super) struct FakeBackend {
     /// Tokens computed so far, and those of the last step.
     pub(super) computed: usize,
     pub(super) last_tokens: Vec<(usize, usize)>,
+    /// The set of adapters of the last step.
+    pub(super) last_adapters: u64,
 }
 
 impl FakeBackend {
@@ -83,6 +93,7 @@ impl FakeBackend {
             steps: 0,
             computed: 0,
             last_tokens: Vec::new(),
+            last_adapters: 0,
         }
     }
 
@@ -93,7 +104,7 @@ impl FakeBackend {
 
     fn push(&mut self, sequence: usize, token: u32) {
         let position = self.sequences[sequence].len();
-        self.cells.push(Cell { token, position });
+        self.cells.push(Cell { token, position, adapters: self.last_adapters });
         self.sequences[sequence].push(self.cells.len() - 1);
     }
 
@@ -101,8 +112,10 @@ impl FakeBackend {
     fn history(&self, sequence: usize) -> Vec<u32> {
         let held = self.sequences[sequence].iter().enumerate();
         held.map(|(position, cell)| {
-            assert_eq!(self.cells[*cell].position, position, "a cell at the wrong position");
-            self.cells[*cell].token
+            let cell = self.cells[*cell];
+            assert_eq!(cell.position, position, "a cell at the wrong position");
+            assert_eq!(cell.adapters, self.last_adapters, "a cell of other adapters");
+            cell.token
         })
         .collect()
     }
@@ -113,8 +126,9 @@ impl Backend for FakeBackend {
         self.limits
     }
 
-    fn decode(&mut self, chunks: &[Chunk<'_>]) -> Decoded {
+    fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded {
         self.steps += 1;
+        self.last_adapters = adapters.key().number();
         let total: usize = chunks.iter().map(|c| c.tokens.len()).sum();
         assert!(total > 0 && total <= self.limits.n_batch, "{total} tokens");
         let mut slots: Vec<usize> = chunks.iter().map(|c| c.slot).collect();
@@ -123,6 +137,8 @@ impl Backend for FakeBackend {
         assert_eq!(slots.len(), chunks.len(), "a slot twice in one step");
         for chunk in chunks {
             assert!(chunk.slot < self.limits.n_slots, "a leaf computes");
+            // Whatever a sequence holds already was computed with the same adapters.
+            self.history(chunk.slot);
             assert!(!chunk.tokens.is_empty(), "empty chunk");
             assert_eq!(
                 chunk.from,
@@ -160,11 +176,11 @@ impl Backend for FakeBackend {
             let logits = chunk.output.then(|| {
                 let mut logits = vec![0.0; N_VOCAB as usize];
                 let mut history = self.history(chunk.slot);
-                let next = next_token(&history);
+                let next = next_token_with(self.last_adapters, &history);
                 logits[next as usize] = 2.0;
                 // A second choice, for who bans the first.
                 history.push(next);
-                let second = 1 + next_token(&history) % 57;
+                let second = 1 + next_token_with(self.last_adapters, &history) % 57;
                 if second != next {
                     logits[second as usize] = 1.0;
                 }

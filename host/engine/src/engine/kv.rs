@@ -5,6 +5,7 @@
 //! what, and who has to go when there is no room, is decided elsewhere
 //! ([`super::admission`], [`super::preempt`]); leaves go before anybody is asked.
 
+use crate::adapter::AdapterSet;
 use crate::engine::backend::{Backend, Chunk};
 use crate::engine::cache::{Cache, CacheLimits, Found};
 use crate::engine::cells::Cells;
@@ -56,9 +57,10 @@ impl<B: Backend> Kv<B> {
         self.pinned
     }
 
-    /// Computes a step; sequences grow if it succeeds.
-    pub(crate) fn decode(&mut self, chunks: &[Chunk<'_>]) -> Decoded {
-        let decoded = self.backend.decode(chunks);
+    /// Computes a step; sequences grow if it succeeds. All of them must have these
+    /// adapters.
+    pub(crate) fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded {
+        let decoded = self.backend.decode(chunks, adapters);
         if decoded == Decoded::Ok {
             for chunk in chunks {
                 if !self.cells.append(chunk.slot, chunk.tokens.len()) {

@@ -16,7 +16,8 @@
 //!   who takes what from whom, [`guard`] follows the answers of token guards:
 //!   four parts of the engine, each in a file of its own;
 //! * [`plan`] decides what goes into a step; it is a pure function. [`cost`] says
-//!   how large a step may be, [`queue`] and [`tenants`] whose turn it is;
+//!   how large a step may be, [`queue`] and [`tenants`] whose turn it is, [`turns`]
+//!   which adapters it has;
 //! * [`kv`] is the KV cache: the backend, [`cells`] that counts what it holds, and
 //!   [`cache`] over the tree of [`prefix`], which finds what can be shared;
 //! * [`sequence`] is one job on its way; [`outlet`] its channel to the reader, and
@@ -47,7 +48,10 @@ mod sharing;
 pub(crate) mod stats;
 mod tenants;
 pub(crate) mod thread;
+mod turns;
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]

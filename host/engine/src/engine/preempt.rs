@@ -4,6 +4,8 @@
 //! and waits at the front of its tenant's queue, to be computed again later;
 //! pinned leaves go last. The oldest job of a step never has to go, so the engine
 //! always gets on, and a job that fits alone is never failed for want of room.
+//! Where jobs of several sets of adapters take turns, it is the oldest one of all
+//! that never has to: else two of them could push each other out for ever.
 //!
 //! A slot is taken from a tenant that has several when another one has waited
 //! long enough for its first. That one's cells are not wanted, so they stay as a
@@ -21,11 +23,17 @@ use crate::engine::sequence::Sequence;
 impl<B: Backend> Engine<B> {
     /// Makes sure that the step finds its cells. False if a job had to go, so
     /// that the step has to be planned again.
-    pub(super) fn make_room(&mut self, shares: &[Share], n_tokens: usize) -> bool {
+    /// `oldest` is whose arrival counts, if it is not the step's own oldest job.
+    pub(super) fn make_room(
+        &mut self,
+        shares: &[Share],
+        n_tokens: usize,
+        oldest: Option<u64>,
+    ) -> bool {
         if self.kv.make_room(n_tokens, false) {
             return true;
         }
-        match self.victim(shares) {
+        match self.victim(shares, oldest) {
             Some(slot) => {
                 self.preempt(slot);
                 false
@@ -40,11 +48,11 @@ impl<B: Backend> Engine<B> {
 
     /// The backend has found no room in spite of the books: something goes, and
     /// the step is tried again. False if nothing is left that could go.
-    pub(super) fn give_way(&mut self, shares: &[Share]) -> bool {
+    pub(super) fn give_way(&mut self, shares: &[Share], oldest: Option<u64>) -> bool {
         if self.kv.evict(false) {
             return true;
         }
-        match self.victim(shares) {
+        match self.victim(shares, oldest) {
             Some(slot) => {
                 self.preempt(slot);
                 true
@@ -76,11 +84,10 @@ impl<B: Backend> Engine<B> {
         true
     }
 
-    /// The youngest job that holds cells or wants some, but never the oldest one of
-    /// the step.
-    fn victim(&self, shares: &[Share]) -> Option<usize> {
+    /// The youngest job that holds cells or wants some, but never the oldest one.
+    fn victim(&self, shares: &[Share], oldest: Option<u64>) -> Option<usize> {
         let arrival = |slot: usize| self.slots[slot].as_ref().map(Sequence::arrival);
-        let oldest = shares.iter().filter_map(|share| arrival(share.slot)).min();
+        let oldest = oldest.or_else(|| shares.iter().filter_map(|share| arrival(share.slot)).min());
         let wants = |slot: usize| shares.iter().any(|share| share.slot == slot);
         let cells = self.kv.cells();
         self.occupied()

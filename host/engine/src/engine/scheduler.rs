@@ -2,15 +2,16 @@
 //!
 //! A step lets jobs in ([`super::admission`]), gives them what others have
 //! computed already ([`super::sharing`]), follows guards' answers
-//! ([`super::guard`]), plans ([`super::plan`]), makes room if there is none
-//! ([`super::preempt`]), computes, and passes on what came of it. This module
-//! runs the step, deals with its failures and ends jobs; the decisions are in the
-//! modules named.
+//! ([`super::guard`]), sees whose adapters it has ([`super::turns`]), plans
+//! ([`super::plan`]), makes room if there is none ([`super::preempt`]), computes,
+//! and passes on what came of it. This module runs the step, deals with its failures
+//! and ends jobs; the decisions are in the modules named.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::adapter::{AdapterKey, AdapterSet};
 use crate::engine::alarm::Alarm;
 use crate::engine::backend::{Backend, Chunk};
 use crate::engine::cache::{CacheLimits, Found};
@@ -21,6 +22,7 @@ use crate::engine::queue::{FairQueue, Waits};
 use crate::engine::sequence::{Choice, Progress, Sequence, Submission};
 use crate::engine::stats::{SharedStats, add};
 use crate::engine::tenants::Tenants;
+use crate::engine::turns::{self, Turns};
 use crate::error::GenerationError;
 use crate::ffi::Decoded;
 use crate::job::FinishReason;
@@ -57,6 +59,7 @@ pub(crate) struct Engine<B> {
     pub(super) flights: Vec<Option<Found>>,
     pub(super) queue: FairQueue<Sequence>,
     pub(super) tenants: Tenants,
+    turns: Turns,
     pub(super) policy: Policy,
     pub(super) stats: Arc<SharedStats>,
     cost: CostModel,
@@ -86,6 +89,7 @@ impl<B: Backend> Engine<B> {
             kv: Kv::new(backend, policy.cache),
             queue: FairQueue::default(),
             tenants: Tenants::default(),
+            turns: Turns::default(),
             policy,
             stats,
             cost: CostModel::default(),
@@ -162,15 +166,27 @@ impl<B: Backend> Engine<B> {
     }
 
     fn work(&mut self) -> Stepped {
-        let candidates = self.candidates();
+        let mut candidates = self.candidates();
+        let present = self.present(&candidates);
+        let (round, n_sets) = (self.policy.stall_target, present.len());
+        let Some(set) = self.turns.next(&present, round) else {
+            return Stepped::Idle;
+        };
+        let oldest = if n_sets > 1 { self.oldest(&candidates) } else { None };
+        let anyone_decodes = candidates.iter().any(|c| c.generating);
+        candidates.retain(|c| self.adapter_key(c.slot) == Some(&set));
         let n_decoding = candidates.iter().filter(|c| c.generating).count();
-        let budget = self.cost.prefill_budget(self.policy.stall_target, n_decoding, self.n_batch);
+        // Those who generate with other adapters wait for this step as well, and
+        // for those of the other sets after it.
+        let target = turns::share(round, n_sets);
+        let n_waiting = n_decoding.max(usize::from(anyone_decodes));
+        let budget = self.cost.prefill_budget(target, n_waiting, self.n_batch);
         let shares = plan(&candidates, self.n_batch, budget);
         if shares.is_empty() {
             return Stepped::Idle;
         }
         let n_tokens = shares.iter().map(|share| share.n_tokens).sum();
-        if !self.make_room(&shares, n_tokens) {
+        if !self.make_room(&shares, n_tokens, oldest) {
             // Somebody had to go: what fits has to be planned anew.
             return Stepped::Worked;
         }
@@ -189,6 +205,9 @@ impl<B: Backend> Engine<B> {
             self.mark_prefilling(&shares[n_decoding.min(shares.len())..], false);
         }
 
+        if decoded.is_some() {
+            self.turns.record(self.kv.backend().last_step());
+        }
         match decoded {
             None => {}
             Some(Decoded::Ok) => {
@@ -201,7 +220,7 @@ impl<B: Backend> Engine<B> {
             }
             Some(failure) => {
                 self.rewind(&shares);
-                if failure != Decoded::NoSpace || !self.give_way(&shares) {
+                if failure != Decoded::NoSpace || !self.give_way(&shares, oldest) {
                     self.one_by_one(&shares, failure);
                 }
             }
@@ -231,6 +250,33 @@ impl<B: Backend> Engine<B> {
         candidates
     }
 
+    /// The sets of adapters with something to compute, each once, in the order in
+    /// which their jobs came.
+    fn present(&self, candidates: &[Candidate]) -> Vec<AdapterKey> {
+        let mut jobs: Vec<(u64, &AdapterKey)> = candidates
+            .iter()
+            .filter_map(|c| self.slots[c.slot].as_ref())
+            .map(|job| (job.arrival(), job.adapter_key()))
+            .collect();
+        jobs.sort_unstable_by_key(|(arrival, _)| *arrival);
+        let mut present: Vec<AdapterKey> = Vec::new();
+        for (_, key) in jobs {
+            if !present.contains(key) {
+                present.push(key.clone());
+            }
+        }
+        present
+    }
+
+    fn adapter_key(&self, slot: usize) -> Option<&AdapterKey> {
+        self.slots[slot].as_ref().map(Sequence::adapter_key)
+    }
+
+    /// The arrival of the oldest job that can compute.
+    fn oldest(&self, candidates: &[Candidate]) -> Option<u64> {
+        candidates.iter().filter_map(|c| Some(self.slots[c.slot].as_ref()?.arrival())).min()
+    }
+
     /// Marks the jobs whose prompts are in the step.
     fn mark_prefilling(&self, shares: &[Share], value: bool) {
         for share in shares {
@@ -254,7 +300,11 @@ impl<B: Backend> Engine<B> {
             })
             .collect();
         add(&self.stats.steps, 1);
-        self.kv.decode(&chunks)
+        let first = shares.first().and_then(|share| self.slots[share.slot].as_ref());
+        match first.map(Sequence::adapters) {
+            Some(adapters) => self.kv.decode(&chunks, adapters),
+            None => self.kv.decode(&chunks, &AdapterSet::default()),
+        }
     }
 
     /// After a step: positions move on, and whoever is complete gets a token.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
+use crate::adapter::{AdapterKey, AdapterSet};
 use crate::engine::outlet::Outlet;
 use crate::engine::queue::Waits;
 use crate::error::GenerationError;
@@ -34,6 +35,7 @@ pub(crate) struct Submission {
     /// How it uses the prefix cache; `None` if it does not.
     pub(crate) caching: Option<Caching>,
     pub(crate) guard: Option<Guard>,
+    pub(crate) adapters: AdapterSet,
 }
 
 /// How a job uses the prefix cache.
@@ -108,6 +110,10 @@ impl Waits for Sequence {
 impl Sequence {
     pub(crate) fn new(mut job: Submission, arrival: u64) -> Self {
         let tokens = std::mem::take(&mut job.prompt);
+        // What was computed with other adapters is of no use.
+        if let Some(caching) = &mut job.caching {
+            caching.salt = job.adapters.key().salt(&caching.salt);
+        }
         Self {
             n_prompt: tokens.len(),
             tokens,
@@ -163,7 +169,17 @@ impl Sequence {
         self.job.submitted
     }
 
-    /// How it uses the prefix cache, if it does.
+    /// What is applied to the model for it.
+    pub(crate) fn adapters(&self) -> &AdapterSet {
+        &self.job.adapters
+    }
+
+    /// Which jobs it can be computed with.
+    pub(crate) fn adapter_key(&self) -> &AdapterKey {
+        self.job.adapters.key()
+    }
+
+    /// How it uses the prefix cache, if it does. Its salt tells the adapters as well.
     pub(crate) fn caching(&self) -> Option<&Caching> {
         self.job.caching.as_ref()
     }
@@ -337,11 +353,19 @@ impl Sequence {
             prompt_time: first.saturating_duration_since(started),
             predict_time: now.saturating_duration_since(first),
         };
+        self.let_go();
         self.job.outlet.end(Event::Finished(finished));
     }
 
+    /// Its adapters are not in use any more; before its reader hears of the end and
+    /// wants others.
+    fn let_go(&mut self) {
+        self.job.adapters = AdapterSet::default();
+    }
+
     /// Ends the job with an error. Text that is held is not sent.
-    pub(crate) fn fail(self, error: GenerationError) {
+    pub(crate) fn fail(mut self, error: GenerationError) {
+        self.let_go();
         self.job.outlet.end(Event::Failed(error));
     }
 }

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::Receiver;
 
-use super::fake::{EOG, N_VOCAB, POISON, next_token, piece};
+use super::fake::{EOG, N_VOCAB, POISON, next_token_with, piece};
 use super::outlet::{Outlet, Place, Signal};
 use super::sequence::{Caching, Guard, Submission};
+use crate::adapter::AdapterSet;
 use crate::job::{Event, FinishReason, GuardPlan, GuardVerdict, Sampling};
 use crate::sampling::{Sampler, Tokens};
 use crate::text::TextFilter;
@@ -28,6 +29,8 @@ pub(super) struct Spec {
     pub(super) caching: Option<Caching>,
     pub(super) deadline: Option<Instant>,
     pub(super) guard: Option<GuardPlan>,
+    /// The number of its set of adapters; 0 is none.
+    pub(super) adapters: u64,
 }
 
 impl Spec {
@@ -41,6 +44,7 @@ impl Spec {
             caching: Some(Caching { salt: String::new(), pin: false }),
             deadline: None,
             guard: None,
+            adapters: 0,
         }
     }
 
@@ -60,6 +64,10 @@ impl Spec {
         Self { caching: Some(Caching { salt: String::new(), pin: true }), ..self }
     }
 
+    pub(super) fn with(self, adapters: u64) -> Self {
+        Self { adapters, ..self }
+    }
+
     pub(super) fn guarded(self, top_k: u32, every: u32) -> Self {
         Self { guard: Some(GuardPlan { top_k, every }), ..self }
     }
@@ -72,10 +80,21 @@ impl Spec {
 
     /// All such jobs with a last prompt token of their own.
     pub(super) fn many_lasting(prefix: &[u32], n: usize) -> impl Iterator<Item = Self> + use<> {
+        Self::many_lasting_with(0, prefix, n)
+    }
+
+    /// The same with a set of adapters.
+    pub(super) fn many_lasting_with(
+        adapters: u64,
+        prefix: &[u32],
+        n: usize,
+    ) -> impl Iterator<Item = Self> + use<> {
         let prefix = prefix.to_vec();
         let tails = (1..POISON - 1).flat_map(|a| (1..POISON - 1).map(move |b| [a, b]));
         let prompts = tails.map(move |tail| [prefix.as_slice(), &tail].concat());
-        prompts.map(move |prompt| Self::new(&prompt, n)).filter(move |s| s.reference().1 == n)
+        prompts
+            .map(move |prompt| Self::new(&prompt, n).with(adapters))
+            .filter(move |s| s.reference().1 == n)
     }
 
     /// What the job gives when it is alone and nothing goes wrong: text, tokens
@@ -86,7 +105,7 @@ impl Spec {
         let mut text = String::new();
         let mut n = 0;
         let reason = loop {
-            let token = next_token(&tokens);
+            let token = next_token_with(self.adapters, &tokens);
             if token == EOG {
                 break FinishReason::Stop;
             }
@@ -129,6 +148,7 @@ pub(super) fn submission(
         deadline: spec.deadline,
         caching: spec.caching.clone(),
         guard: spec.guard.map(|plan| Guard { plan, verdicts }),
+        adapters: AdapterSet::fake(spec.adapters),
     };
     (submission, events, answers)
 }

@@ -59,14 +59,15 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop_oneof![Just(""), Just("a"), Just("b")],
         caching(),
         prop_oneof![5 => Just(None), 1 => (1u32..5, 1u32..4).prop_map(|(top_k, every)| Some(GuardPlan { top_k, every }))],
+        prop_oneof![4 => Just(0u64), 1 => 1u64..4],
     )
-        .prop_map(|(mut prompt, max_tokens, room, stop, poisoned, tenant, caching, guard)| {
+        .prop_map(|(mut prompt, max_tokens, room, stop, poisoned, tenant, caching, guard, adapters)| {
             if poisoned {
                 prompt.push(POISON);
             }
             let n_ctx = prompt.len() + room;
             assert!(n_ctx <= LONGEST);
-            Spec { n_ctx, stop, tenant, caching, guard, ..Spec::new(&prompt, max_tokens) }
+            Spec { n_ctx, stop, tenant, caching, guard, adapters, ..Spec::new(&prompt, max_tokens) }
         })
 }
 

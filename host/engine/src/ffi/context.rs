@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+use super::adapter::{Adapter, AdapterLock};
 use super::batch::{Batch, BatchLimits};
 use super::log::Sizes;
 use super::threadpool::ThreadPool;
@@ -80,9 +81,9 @@ pub(crate) enum Decoded {
 /// A context; used by the thread that created it only.
 #[derive(Debug)]
 pub(crate) struct Context {
-    // Freed first, by `drop`; then the fields in order. The pool and the flag
-    // must outlive the context, which has pointers to them, and so must the
-    // model.
+    // Freed first, by `drop`; then the fields in order. The pool, the flag and
+    // the adapters must outlive the context, which has pointers to them, and so
+    // must the model.
     context: NonNull<sys::llama_context>,
     /// Null for a model without memory, which only an embedding context may have.
     memory: sys::llama_memory_t,
@@ -92,9 +93,14 @@ pub(crate) struct Context {
     limits: BatchLimits,
     n_cells: u32,
     sizes: Sizes,
+    /// What is set, so that nothing frees it.
+    adapters: Vec<Arc<Adapter>>,
+    adapter_lock: Arc<AdapterLock>,
+    /// Whether the next step reads the model's list of adapters.
+    adapting: bool,
     _pool: ThreadPool,
     abort: Arc<AtomicBool>,
-    _model: Arc<LlamaModel>,
+    model: Arc<LlamaModel>,
 }
 
 impl Context {
@@ -187,9 +193,12 @@ impl Context {
             },
             n_cells,
             sizes,
+            adapters: Vec::new(),
+            adapter_lock: Arc::default(),
+            adapting: false,
             _pool: pool,
             abort,
-            _model: Arc::clone(model),
+            model: Arc::clone(model),
         };
         if memory.is_null() && config.purpose == Purpose::Generate {
             return Err(ContextError::NoMemory);
@@ -217,12 +226,45 @@ impl Context {
         Arc::clone(&self.abort)
     }
 
+    /// The lock with which adapters for this context's model have to be loaded.
+    pub(crate) fn adapter_lock(&self) -> Arc<AdapterLock> {
+        Arc::clone(&self.adapter_lock)
+    }
+
+    /// Sets what is applied to all steps from now on, in place of what was set.
+    /// False, and without effect, if one of them is of another model. llama.cpp
+    /// plans its memory anew in the next step, so this is not for every step.
+    pub(crate) fn adapt(&mut self, adapters: &[(Arc<Adapter>, f32)]) -> bool {
+        if !adapters.iter().all(|(adapter, _)| adapter.is_for(&self.model)) {
+            return false;
+        }
+        let mut pointers: Vec<_> = adapters.iter().map(|(adapter, _)| adapter.as_ptr()).collect();
+        let mut scales: Vec<f32> = adapters.iter().map(|(_, scale)| *scale).collect();
+        self.adapting = true;
+        // SAFETY: both arrays have as many entries as are named and are only read
+        // during the call. The adapters belong to this context's model and live
+        // until others are set, because they are kept below; those that were set
+        // before are let go of only after the call.
+        unsafe {
+            sys::llama_set_adapters_lora(
+                self.context.as_ptr(),
+                pointers.as_mut_ptr(),
+                pointers.len(),
+                scales.as_mut_ptr(),
+            )
+        };
+        self.adapters = adapters.iter().map(|(adapter, _)| Arc::clone(adapter)).collect();
+        true
+    }
+
     /// Computes a step.
     pub(crate) fn decode(&mut self, batch: &mut Batch) -> Decoded {
         if batch.len() == 0 || batch.limits() != self.limits {
             return Decoded::Invalid;
         }
         let context = self.context.as_ptr();
+        // Nothing below lets go of an adapter, which would wait for this lock.
+        let guard = self.adapting.then(|| self.adapter_lock.lock());
         // SAFETY: the arrays have `n_tokens` entries each and live during the
         // call. Their values were checked against this context's own limits, so
         // none of llama.cpp's assertions about sizes can fail: at most n_batch
@@ -234,6 +276,9 @@ impl Context {
         // measures a step wants all of it.
         // SAFETY: the context is valid; this only waits.
         unsafe { sys::llama_synchronize(context) };
+        drop(guard);
+        // A batch that is refused may be so before the list is read.
+        self.adapting &= status == -1;
         match status {
             0 => Decoded::Ok,
             1 => Decoded::NoSpace,

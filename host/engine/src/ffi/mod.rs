@@ -5,6 +5,7 @@
 //! depends on (number of outputs, thread pool, abort callback), so the context
 //! is owned here, over the plain bindings:
 //!
+//! * [`adapter`]: LoRA adapters and what keeps them apart from computing threads;
 //! * [`batch`]: input of a step; cannot be built so that `llama_decode` aborts;
 //! * [`context`]: the context with its memory, its logits or its vectors;
 //! * [`threadpool`]: the threads that compute;
@@ -14,6 +15,7 @@
 //! safe code elsewhere.
 #![allow(unsafe_code, reason = "llama.cpp is a C library; every block says why it is sound")]
 
+pub(crate) mod adapter;
 pub(crate) mod batch;
 pub(crate) mod context;
 pub(crate) mod log;
@@ -27,6 +29,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+pub(crate) use adapter::{Adapter, AdapterLock};
 pub(crate) use batch::Batch;
 pub(crate) use context::{Context, ContextConfig, ContextError, Decoded, Pooling, Purpose};
 

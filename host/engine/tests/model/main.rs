@@ -6,6 +6,7 @@
 //! themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 
+mod adapters;
 mod chat;
 mod constraints;
 mod embedding;
@@ -14,5 +15,7 @@ mod guard;
 mod hostile;
 mod jobs;
 mod loading;
+#[path = "../../../../tests/it/lora_file.rs"]
+mod lora_file;
 mod sharing;
 mod support;

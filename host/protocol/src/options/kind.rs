@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 
 use super::ResolvedOptions;
+use crate::names::check_adapter_name;
 
 /// Longest `grammar`, in bytes.
 pub const MAX_GRAMMAR_BYTES: usize = 64 * 1024;
@@ -29,6 +30,13 @@ pub const MAX_STOP_BYTES: usize = 4096;
 /// Most entries of `logit_bias`; more than any vocabulary has tokens in use.
 pub const MAX_LOGIT_BIASES: usize = 65_536;
 
+/// Most entries of `lora`.
+pub const MAX_LORAS: usize = 4;
+
+/// The largest scale of an adapter, and the smallest with a minus. Beyond any use,
+/// and far from what the 16-bit floats of a KV cache cannot hold.
+const MAX_LORA_SCALE: f32 = 10.0;
+
 type Set<T> = fn(&mut ResolvedOptions, T);
 
 /// A type with its range and the member of [`ResolvedOptions`] it fills.
@@ -41,6 +49,7 @@ pub(super) enum Kind {
     Strings { set: Set<Vec<String>> },
     Schema { set: Set<Option<Value>> },
     Biases { set: Set<Vec<(u32, f32)>> },
+    Adapters { set: Set<Vec<(String, f32)>> },
 }
 
 impl Kind {
@@ -55,6 +64,7 @@ impl Kind {
             Self::Strings { .. } => "list of strings",
             Self::Schema { .. } => "object, or JSON text",
             Self::Biases { .. } => "object: token id to f32",
+            Self::Adapters { .. } => "string, or object: file name to f32",
         }
     }
 
@@ -69,6 +79,7 @@ impl Kind {
             Self::Strings { set } => set(target, strings(value)?),
             Self::Schema { set } => set(target, schema(value)?),
             Self::Biases { set } => set(target, biases(value)?),
+            Self::Adapters { set } => set(target, adapters(value)?),
         }
         Ok(())
     }
@@ -81,6 +92,8 @@ impl Kind {
                 whole(number).map_or_else(|| value.clone(), Value::from)
             }
             (Self::Strings { .. }, Value::String(_)) => Value::Array(vec![value.clone()]),
+            (Self::Adapters { .. }, Value::String(name)) if name.is_empty() => json!({}),
+            (Self::Adapters { .. }, Value::String(name)) => json!({ name: 1 }),
             (Self::Schema { .. }, value) => schema(value).ok().flatten().unwrap_or(Value::Null),
             _ => value.clone(),
         }
@@ -198,4 +211,34 @@ fn biases(value: &Value) -> Result<Vec<(u32, f32)>, String> {
         biases.insert(token, bias);
     }
     Ok(biases.into_iter().collect())
+}
+
+/// One name, whose scale is 1, or an object. The order does not matter, so it is
+/// that of the names. Empty text names nothing, as elsewhere.
+fn adapters(value: &Value) -> Result<Vec<(String, f32)>, String> {
+    let entries: Vec<(&String, f32)> = match value {
+        Value::String(name) if name.is_empty() => Vec::new(),
+        Value::String(name) => vec![(name, 1.0)],
+        Value::Object(entries) => {
+            let scale = |value| {
+                float(value, -MAX_LORA_SCALE, MAX_LORA_SCALE)
+                    .map_err(|reason| format!("of each adapter {reason}"))
+            };
+            entries
+                .iter()
+                .map(|(name, value)| Ok((name, scale(value)?)))
+                .collect::<Result<_, String>>()?
+        }
+        _ => return Err("must be the name of an adapter, or an object of names and scales".into()),
+    };
+    if entries.len() > MAX_LORAS {
+        return Err(format!("must not have more than {MAX_LORAS} entries"));
+    }
+    let mut adapters: Vec<(String, f32)> = Vec::with_capacity(entries.len());
+    for (name, scale) in entries {
+        check_adapter_name(name)?;
+        adapters.push((name.clone(), scale));
+    }
+    adapters.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(adapters)
 }

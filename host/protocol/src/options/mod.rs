@@ -19,8 +19,8 @@ use serde_json::{Map, Value};
 
 pub(crate) use kind::whole;
 pub use kind::{
-    MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SALT_BYTES, MAX_SCHEMA_BYTES, MAX_STOP_BYTES,
-    MAX_STOPS,
+    MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_LORAS, MAX_SALT_BYTES, MAX_SCHEMA_BYTES,
+    MAX_STOP_BYTES, MAX_STOPS,
 };
 pub use patch::{check_hook_options, grammar_set_by_hook};
 pub use resolve::{

@@ -195,6 +195,9 @@ pub struct ResolvedOptions {
     pub cache_pin: bool,
     /// Only requests of the same salt share.
     pub cache_salt: String,
+    /// LoRA adapters by file name, with their scales, in order of the names. The
+    /// names are such as [`check_model_name`] accepts.
+    pub lora: Vec<(String, f32)>,
     /// True when request or configuration set `repeat_penalty`.
     pub repeat_penalty_set: bool,
 }
@@ -241,6 +244,7 @@ impl Default for ResolvedOptions {
             cache_prompt: true,
             cache_pin: false,
             cache_salt: String::new(),
+            lora: Vec::new(),
             repeat_penalty_set: false,
         }
     }

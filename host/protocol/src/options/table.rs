@@ -353,4 +353,10 @@ pub static OPTIONS: &[OptionSpec] = &[
         Kind::Text { max_bytes: MAX_SALT_BYTES, set: |o, v| o.cache_salt = v },
         "Share prompts only with requests of the same salt (and account).",
     ),
+    OptionSpec::extension(
+        "lora",
+        EmptyObject,
+        Kind::Adapters { set: |o, v| o.lora = v },
+        "LoRA adapters of the models folder: a file name, or file names with their scales.",
+    ),
 ];

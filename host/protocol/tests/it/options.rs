@@ -2,9 +2,9 @@
 //! extreme values.
 
 use llamero_protocol::{
-    ErrorBody, MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_SALT_BYTES, MAX_SCHEMA_BYTES,
+    ErrorBody, MAX_GRAMMAR_BYTES, MAX_LOGIT_BIASES, MAX_LORAS, MAX_SALT_BYTES, MAX_SCHEMA_BYTES,
     MAX_STOP_BYTES, MAX_STOPS, OPTIONS, OptionDefaults, Options, ResolvedOptions, known_option,
-    resolve,
+    list_options, resolve,
 };
 use serde_json::{Map, Value, json};
 
@@ -66,7 +66,7 @@ fn each_right_value_arrives_at_its_member() {
         "penalize_newline": false, "seed": 7, "frequency_penalty": -1, "presence_penalty": 2, "instructions": "i",
         "stop": ["a", "b"], "max_tokens": 9, "min_p": 0.0625, "repeat_last_n": -1, "json_schema": {"type": "object"},
         "logit_bias": {"7": -1.5, "3": 100}, "ignore_eos": true, "parse_special": true, "input_separator": "\n",
-        "cache_prompt": false, "cache_pin": true, "cache_salt": "s"
+        "cache_prompt": false, "cache_pin": true, "cache_salt": "s", "lora": {"b.gguf": 0.5, "a.gguf": -1}
     }));
     let expected = ResolvedOptions {
         model: Some("m.gguf".into()),
@@ -98,6 +98,7 @@ fn each_right_value_arrives_at_its_member() {
         cache_prompt: false,
         cache_pin: true,
         cache_salt: "s".into(),
+        lora: vec![("a.gguf".into(), -1.0), ("b.gguf".into(), 0.5)],
         repeat_penalty_set: true,
     };
     assert_eq!(all, expected);
@@ -125,7 +126,7 @@ fn every_option_refuses_foreign_types_with_its_code_and_takes_null() {
             "bool" => &[0],
             "list of strings" => &[3, 5],
             "object, or JSON text" => &[6],
-            "object: token id to f32" => &[],
+            "object: token id to f32" | "string, or object: file name to f32" => &[],
             other => panic!("a type without a test: {other}"),
         };
         for (index, value) in values.iter().enumerate() {
@@ -229,6 +230,45 @@ fn logit_biases() {
         MAX_LOGIT_BIASES
     );
     refuse(json!({"logit_bias": many(MAX_LOGIT_BIASES + 1)}));
+}
+
+#[test]
+fn adapters() {
+    let lora = |value: Value| accept(json!({"lora": value})).lora;
+    assert_eq!(lora(json!("a.gguf")), [("a.gguf".to_owned(), 1.0)]);
+    assert!(lora(json!("")).is_empty() && lora(json!({})).is_empty());
+    assert_eq!(lora(json!({"a.bin": 0})), [("a.bin".to_owned(), 0.0)]);
+    for value in [
+        json!("a"),
+        json!("../a.gguf"),
+        json!("x\\a.gguf"),
+        json!(".a.gguf"),
+        json!("a\u{0}.gguf.txt"),
+        json!(format!("{}.gguf", "x".repeat(256))),
+        json!(["a.gguf"]),
+        json!({"": 1}),
+        json!({"a.gguf": "1"}),
+        json!({"a.gguf": 10.5}),
+        json!({"a.gguf": -11}),
+        json!({"a.gguf": 1e300}),
+        json!({"a.gguf": {"scale": 1}}),
+    ] {
+        let refused = refuse(json!({"lora": value}));
+        assert_eq!(refused.code, 7);
+        assert!(refused.error.starts_with("option lora: "), "{}", refused.error);
+    }
+    let many = |count: usize| -> Map<String, Value> {
+        (0..count).map(|n| (format!("{n}.gguf"), json!(1))).collect()
+    };
+    assert_eq!(accept(json!({"lora": many(MAX_LORAS)})).lora.len(), MAX_LORAS);
+    refuse(json!({"lora": many(MAX_LORAS + 1)}));
+    // A configured adapter can be taken away.
+    let defaults = configured(json!({"lora": "a.gguf"}));
+    let with = |request| resolve(&options(request), &defaults, false).unwrap().lora;
+    assert_eq!(with(json!({})).len(), 1);
+    assert!(with(json!({"lora": ""})).is_empty());
+    let listed = list_options(&defaults, false, true).pop().unwrap();
+    assert_eq!((listed.name.as_str(), listed.value), ("lora", json!({"a.gguf": 1})));
 }
 
 #[test]

@@ -95,6 +95,7 @@ fn extensions_follow_in_order() {
         ("cache_prompt", json!(true)),
         ("cache_pin", json!(false)),
         ("cache_salt", json!("")),
+        ("lora", json!({})),
     ]
     .map(|(name, value)| (name.to_owned(), value));
     assert_eq!(rest(true), expected);
@@ -109,7 +110,7 @@ fn extensions_follow_in_order() {
             groups(OptionGroup::Accepted),
             groups(OptionGroup::Extension)
         ),
-        (13, 4, 12)
+        (13, 4, 13)
     );
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use llamero_engine::{Constraint, Job, PromptLimits, SubmitError};
+use llamero_engine::{Adapter, Constraint, Job, PromptLimits, SubmitError};
 use llamero_hooks::{JobContext, OptionCheck, OutgoingPipe, PromptOutcome, RequestOutcome};
 use llamero_protocol::{
     ErrorBody, FinishReason, Options, PredictRequest, PredictResponse, ResolvedOptions, Timings,
@@ -76,6 +76,8 @@ pub async fn run(
     let options = resolve(&options, &shared.options, allow_grammar)?;
     warn_about_tfs_z(shared, &options);
 
+    let adapters = adapters(&lease, &options).await?;
+
     let content = convert::to_engine(request.content, &options, &instructions);
     let limits = PromptLimits {
         n_ctx: lease.n_ctx(),
@@ -121,6 +123,7 @@ pub async fn run(
         cache_salt: convert::cache_salt(caller.account.as_deref(), &options.cache_salt),
         cache: options.cache_prompt,
         cache_pin: options.cache_pin,
+        adapters,
         tenant,
         ..Job::default()
     };
@@ -166,6 +169,18 @@ pub(super) async fn lease(shared: &Shared, options: &Options) -> Result<Lease, E
     shared.models.acquire(&choice).await.map_err(|error| {
         tracing::info!(%error, "no model for the job");
         wire::model(&error)
+    })
+}
+
+/// The adapters that the options name.
+async fn adapters(
+    lease: &Lease,
+    options: &ResolvedOptions,
+) -> Result<Vec<(Adapter, f32)>, ErrorBody> {
+    lease.adapters(&options.lora).await.map_err(|failure| {
+        // With llama.cpp's reason, which the client does not get.
+        tracing::info!(adapter = failure.name, cause = ?failure.cause, "no adapter for the job");
+        wire::adapter(&failure)
     })
 }
 

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use llamero_engine::is_adapter;
 use llamero_protocol::is_listed_model_name;
 
 /// The names of all models, in byte order. Blocks.
@@ -30,6 +31,13 @@ pub fn list(dir: &Path, follow_links: bool) -> io::Result<Vec<String>> {
 
 /// The path of a model by its name, if it is one that [`list`] gives. Blocks.
 pub fn find(dir: &Path, name: &str, follow_links: bool) -> Option<PathBuf> {
+    // Adapters lie beside the models, and are none.
+    file(dir, name, follow_links).filter(|path| !is_adapter(path))
+}
+
+/// The path of a model or an adapter: a file with a name such as models have.
+/// Blocks.
+pub fn file(dir: &Path, name: &str, follow_links: bool) -> Option<PathBuf> {
     if !is_listed_model_name(name) || name.contains(['/', '\\', '\0']) {
         return None;
     }
@@ -83,6 +91,21 @@ mod tests {
             list(folder.path(), true).unwrap(),
             ["B.gguf", "a.bin", "b.gguf", "big-00001-of-00002.gguf"]
         );
+    }
+
+    #[test]
+    fn adapters_are_no_models() {
+        let folder = folder(&["m.gguf"]);
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(0u64.to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend([text("general.type"), vec![8, 0, 0, 0], text("adapter")].concat());
+        std::fs::write(folder.path().join("a.gguf"), bytes).unwrap();
+        assert_eq!(list(folder.path(), true).unwrap(), ["m.gguf"]);
+        assert!(find(folder.path(), "a.gguf", true).is_none());
+        assert!(file(folder.path(), "a.gguf", true).is_some());
+        assert!(file(folder.path(), "../a.gguf", true).is_none());
     }
 
     #[test]

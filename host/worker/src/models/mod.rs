@@ -12,4 +12,4 @@ pub mod tokenizers;
 mod types;
 
 pub use store::{Lease, ModelStore};
-pub use types::{LoadEvent, LoadProgress, ModelError};
+pub use types::{AdapterCause, AdapterFailure, LoadEvent, LoadProgress, ModelError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llamero_engine::{LoadError, MemorySize};
+use llamero_engine::{AdapterError, LoadError, MemorySize};
 use llamero_protocol::ErrorBody;
 
 /// What is told about loading, to whoever shows it to people.
@@ -104,6 +104,36 @@ pub enum ModelError {
 
 fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
+}
+
+/// Why a job does not get an adapter that it names.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} {cause}")]
+pub struct AdapterFailure {
+    /// The adapter's file name.
+    pub name: String,
+    /// The reason.
+    pub cause: AdapterCause,
+}
+
+/// What is wrong with an adapter.
+#[derive(Debug, thiserror::Error)]
+pub enum AdapterCause {
+    /// The folder holds no such file.
+    #[error("is not there")]
+    Missing,
+    /// More are named at once than may be loaded.
+    #[error("is one too many: this worker keeps {max} adapters loaded")]
+    TooMany {
+        /// The setting `max_adapters`.
+        max: usize,
+    },
+    /// The engine refused it.
+    #[error("{0}")]
+    Engine(#[from] AdapterError),
+    /// Loading panicked.
+    #[error("cannot be loaded")]
+    Panicked,
 }
 
 impl ModelError {

@@ -246,6 +246,12 @@ pub static SETTINGS: &[Spec] = &[
         "60",
         "Seconds for which the memory to compute vectors is kept after the last embed request, or a text such as \"5m\".",
     ),
+    spec(
+        "max_adapters",
+        int(0, 1024),
+        "8",
+        "LoRA adapters kept loaded for each model; 0: requests cannot use any.",
+    ),
     spec("use_mmap", Kind::Bool, "true", "Map model files into memory instead of reading them."),
     spec("use_mlock", Kind::Bool, "false", "Lock model memory, so that it is never paged out."),
     // Jobs.

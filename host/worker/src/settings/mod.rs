@@ -87,6 +87,8 @@ pub struct ModelSettings {
     pub kv: KvSettings,
     /// How vectors are computed.
     pub embedding: EmbeddingConfig,
+    /// LoRA adapters kept loaded for each model.
+    pub max_adapters: usize,
     /// Whether model files are mapped.
     pub use_mmap: bool,
     /// Whether model memory is locked.

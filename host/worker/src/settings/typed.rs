@@ -283,6 +283,7 @@ impl Reader<'_> {
                 threads: self.u32("embed_threads"),
                 idle: self.duration("embed_idle"),
             },
+            max_adapters: self.usize("max_adapters"),
             use_mmap: self.bool("use_mmap"),
             use_mlock: self.bool("use_mlock"),
         }

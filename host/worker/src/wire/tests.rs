@@ -139,6 +139,42 @@ fn embed_requests_that_are_not_served() {
 }
 
 #[test]
+fn every_adapter_error_is_code_7_or_6() {
+    let failure = |cause| AdapterFailure { name: "a.gguf".to_owned(), cause };
+    let engine = |error| failure(AdapterCause::Engine(error));
+    let io = || io::Error::new(io::ErrorKind::PermissionDenied, "/secret");
+    for (failure, text) in [
+        (failure(AdapterCause::Missing), "option lora: \"a.gguf\" is not there"),
+        (
+            failure(AdapterCause::TooMany { max: 2 }),
+            "option lora: \"a.gguf\" is one too many: this worker keeps 2 adapters loaded",
+        ),
+        (failure(AdapterCause::Panicked), "option lora: \"a.gguf\" cannot be loaded"),
+        (engine(AdapterError::Io(io())), "option lora: \"a.gguf\" cannot be read"),
+        (engine(AdapterError::NotAnAdapter), "option lora: \"a.gguf\" is not an adapter"),
+        (
+            engine(AdapterError::Invalid { reason: "it has no tensors".into() }),
+            "option lora: \"a.gguf\" cannot be used: it has no tensors",
+        ),
+        (
+            engine(AdapterError::Architecture { adapter: "qwen2".into(), model: "llama".into() }),
+            "option lora: \"a.gguf\" is made for the architecture \"qwen2\", and the model's is \"llama\"",
+        ),
+        (
+            engine(AdapterError::Refused { reason: "/secret".into() }),
+            "option lora: \"a.gguf\" does not fit the model, or is damaged",
+        ),
+        (
+            engine(AdapterError::Off),
+            "option lora: \"a.gguf\" cannot be used: adapters are turned off",
+        ),
+    ] {
+        check(&adapter(&failure), 7, text);
+    }
+    check(&adapter(&engine(AdapterError::Full { max: 8 })), 6, "worker busy");
+}
+
+#[test]
 fn engine_errors() {
     check(&submit(&SubmitError::Busy, 1), 6, "worker busy");
     check(&submit(&SubmitError::EmptyPrompt, 1), 7, "empty prompt");
