@@ -138,13 +138,11 @@ impl JobHooks {
     /// Runs the request phase through every plugin that has it. Dropping the
     /// future stops the plugin that runs; the job can then not go on.
     pub async fn on_request(&mut self, request: Request) -> RequestOutcome {
-        self.model.clone_from(&request.model);
         if !self.chain.has(Phase::Request) {
-            if let Some(state) = &mut self.state {
-                state.model.clone_from(&request.model);
-            }
+            self.note_model(&request.model);
             return RequestOutcome::Continue(request);
         }
+        self.model.clone_from(&request.model);
         let phase = self.phase(Phase::Request, |mut state| async move {
             let outcome = state.on_request(request).await;
             (state, outcome)
@@ -155,18 +153,24 @@ impl JobHooks {
     /// Runs the prompt phase through every plugin that has it. Dropping the
     /// future stops the plugin that runs; the job can then not go on.
     pub async fn on_prompt(&mut self, prompt: Prompt) -> PromptOutcome {
-        self.model.clone_from(&prompt.model);
         if !self.chain.has(Phase::Prompt) {
-            if let Some(state) = &mut self.state {
-                state.model.clone_from(&prompt.model);
-            }
+            self.note_model(&prompt.model);
             return PromptOutcome::Continue { text: prompt.text, replaced: false };
         }
+        self.model.clone_from(&prompt.model);
         let phase = self.phase(Phase::Prompt, |mut state| async move {
             let outcome = state.on_prompt(prompt).await;
             (state, outcome)
         });
         phase.await.unwrap_or_else(PromptOutcome::Failed)
+    }
+
+    /// What the state knows, and this handle only while the state is away.
+    fn note_model(&mut self, model: &String) {
+        match &mut self.state {
+            Some(state) => state.model.clone_from(model),
+            None => self.model.clone_from(model),
+        }
     }
 
     /// Opens the outgoing phases, before there is any text. `None` means that no

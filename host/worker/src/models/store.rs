@@ -505,7 +505,7 @@ impl Lease {
     ) -> Result<Vec<(Adapter, f32)>, AdapterFailure> {
         let Some((first, _)) = wanted.first() else { return Ok(Vec::new()) };
         let failure = |name: &str, cause| AdapterFailure { name: name.to_owned(), cause };
-        let settings = self.store.config.settings.clone();
+        let settings = self.hold.store.config.settings.clone();
         let max = settings.max_adapters;
         if let Some((name, _)) = wanted.get(max).filter(|_| max > 0) {
             return Err(failure(name, AdapterCause::TooMany { max }));
