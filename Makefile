@@ -17,6 +17,9 @@ export LLAMERO_BIN := $(CARGO_TARGET_DIR)/release/llamero
 export LLAMERO_TEST_PYTHON := $(CACHE)/venv/bin/python
 export PATH := $(PATH):/usr/sbin:$(CACHE)/venv/bin
 
+# The end-to-end tests wait for processes and the network more than they compute.
+TEST_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? n : 4)))
+
 CARGO := cargo
 PROFILE := --release --locked
 
@@ -52,7 +55,7 @@ test: setup lint model plugins ## Run every check and every test: lints, unit, p
 	@echo "==> plugin tests" >&2
 	@scripts/build-plugins --test
 	@echo "==> unit, property and component tests; then end to end with a real nats-server, model and plugins" >&2
-	@$(CARGO) test $(PROFILE) --workspace
+	@RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test $(PROFILE) --workspace
 
 .PHONY: lint
 lint: setup fmt-check clippy doc deny ## Format, clippy, documentation and dependency checks.

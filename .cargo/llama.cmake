@@ -2,13 +2,20 @@
 #
 # llama.cpp's `common` library and its HTTP client cannot be left out: the crate
 # llama-cpp-2 always asks for them. Nothing of them is called, so they are compiled
-# without optimisation, which takes minutes off a first build.
+# without optimisation, and `common` in a few large units that read its headers once.
+# That takes minutes off a first build.
 function(llamero_spare_the_unused)
   foreach(target llama-common cpp-httplib)
     if(TARGET ${target})
       target_compile_options(${target} PRIVATE -O0)
     endif()
   endforeach()
+  if(TARGET llama-common)
+    set_target_properties(llama-common PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 13)
+    # It specialises templates that the files before it have used.
+    set_source_files_properties("${CMAKE_SOURCE_DIR}/common/json.cpp"
+      TARGET_DIRECTORY llama-common PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+  endif()
 endfunction()
 
 if(PROJECT_NAME STREQUAL "llama.cpp" AND NOT MSVC AND NOT CMAKE_VERSION VERSION_LESS 3.19)

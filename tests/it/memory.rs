@@ -50,7 +50,7 @@ async fn a_model_that_nobody_uses_is_unloaded() {
     let client = bench.client().await;
     // Longer in use than it would be kept.
     let mut exchange = client.stream("long", endless(150)).await;
-    assert!(!exchange.finish_acked("long").await.output().is_empty());
+    assert!(!exchange.finish("long").await.output().is_empty());
     assert_eq!(loads(&bench.worker), 1);
     logged(&bench.worker, &["model released", MODEL]).await;
     // The next one loads it again.
