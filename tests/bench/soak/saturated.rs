@@ -24,8 +24,11 @@ const COPIES: usize = 8;
 /// As many jobs as a worker computes at once.
 const CLIENTS: usize = 4;
 
-/// What one call should compute for.
+/// What one call has to compute for at least.
 const CALL_US: f64 = 1_000.0;
+/// What it is given to compute, measured on the idle machine: the same rounds take a
+/// little less time on a processor that is awake.
+const GIVEN_US: f64 = 1_250.0;
 
 pub async fn measure(plan: &Plan) -> Vec<Bar> {
     let prepare = |dir: &Path| {
@@ -63,7 +66,7 @@ pub async fn measure(plan: &Plan) -> Vec<Bar> {
             took,
             calls as f64 / took
         )),
-        Bar::at_least("CPU time of a call, median", after.cpu_us, 0.9 * CALL_US, "µs")
+        Bar::at_least("CPU time of a call, median", after.cpu_us, CALL_US, "µs")
             .also(&format!("wall time: p99 {} µs, longest {} µs", after.wall_p99, after.wall_max)),
         Bar::none("requests that failed", errors.len(), &errors),
         Bar::none("calls that failed", (after.failures - before.failures) as usize, &[])
@@ -72,7 +75,7 @@ pub async fn measure(plan: &Plan) -> Vec<Bar> {
     ]
 }
 
-/// Rounds that take the hook a millisecond of CPU time on this machine.
+/// Rounds that take the hook [`GIVEN_US`] of CPU time on this machine.
 async fn calibrate(rig: &Rig) -> u64 {
     // Enough to be the median of all calls so far, each time.
     let mut rounds = 100_000;
@@ -80,7 +83,7 @@ async fn calibrate(rig: &Rig) -> u64 {
         let errors = burn(rig.client.clone(), times, rounds).await;
         assert!(errors.is_empty(), "the hook fails on an idle machine: {errors:?}");
         let counted = Counted::of(rig).await;
-        rounds = (rounds as f64 * CALL_US / counted.cpu_us.max(1.0)) as u64;
+        rounds = (rounds as f64 * GIVEN_US / counted.cpu_us.max(1.0)) as u64;
     }
     rounds
 }
