@@ -1,5 +1,7 @@
 //! Input that is meant to do harm: long, odd and malformed text.
 
+use std::iter;
+
 use llamero_engine::{ChatMessage, Content, PromptError, PromptLimits};
 
 use crate::support::model;
@@ -24,8 +26,10 @@ fn odd_texts_are_tokenized() {
 fn long_texts_are_tokenized() {
     let tokenizer = model().tokenizer();
     // A word without an end, digits, spaces, and text without either.
-    for text in ["a", "1", " ", "\n", "ß", "🦙", "ab1 ", "'s"] {
-        let long = text.repeat(300_000 / text.len());
+    let texts = ["a", "1", " ", "\n", "ß", "🦙", "ab1 ", "'s"];
+    // One as long as a message of NATS may be by default.
+    for (text, bytes) in texts.into_iter().zip(iter::once(1 << 20).chain(iter::repeat(300_000))) {
+        let long = text.repeat(bytes / text.len());
         let tokens = tokenizer.encode(&long, false).unwrap();
         assert_eq!(tokenizer.decode(&tokens).unwrap(), long, "{text:?}");
     }
