@@ -16,6 +16,14 @@ function(llamero_spare_the_unused)
     set_source_files_properties("${CMAKE_SOURCE_DIR}/common/json.cpp"
       TARGET_DIRECTORY llama-common PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   endif()
+  # An architecture is a small file of its own, and there are some 150 of them.
+  if(TARGET llama)
+    get_target_property(sources llama SOURCES)
+    list(FILTER sources EXCLUDE REGEX "models/")
+    set_target_properties(llama PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 20)
+    set_source_files_properties(${sources}
+      TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+  endif()
 endfunction()
 
 if(PROJECT_NAME STREQUAL "llama.cpp" AND NOT MSVC AND NOT CMAKE_VERSION VERSION_LESS 3.19)
