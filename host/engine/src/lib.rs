@@ -65,7 +65,7 @@ mod text;
 pub use adapter::{Adapter, MAX_JOB_ADAPTERS, is_adapter};
 pub use config::{
     ConstraintLimits, EmbeddingConfig, EmbeddingInfo, EngineStats, FlashAttention, KvType,
-    MAX_SLOTS, MemorySize, ModelConfig, ModelInfo,
+    MAX_SLOTS, MAX_SPECULATE_TOKENS, MemorySize, ModelConfig, ModelInfo,
 };
 pub use constraint::{CompiledConstraint, Constraint};
 pub use embed::{Embedding, TextTokens};

@@ -155,6 +155,7 @@ impl Setup {
                 reserve: 8,
                 fair_preempt: None,
                 cache: Some(CacheLimits { block: BLOCK, cells: 1 << 15, pinned_cells: 1 << 10 }),
+                speculate: 0,
             },
         }
     }

@@ -146,12 +146,16 @@ pub async fn run(
         truncated_tokens,
     };
     let timings = match &output.finished {
-        Some(finished) => Timings::from_durations(
-            account.queued + finished.queue_time,
-            in_hooks,
-            finished.prompt_time,
-            finished.predict_time,
-        ),
+        Some(finished) => Timings {
+            draft_tokens: finished.draft_tokens,
+            accepted_draft_tokens: finished.accepted_draft_tokens,
+            ..Timings::from_durations(
+                account.queued + finished.queue_time,
+                in_hooks,
+                finished.prompt_time,
+                finished.predict_time,
+            )
+        },
         // A hook ended the output, so that the engine has not said how it spent
         // its time.
         None => {

@@ -229,6 +229,12 @@ pub static SETTINGS: &[Spec] = &[
         "Tokens in a block; prompts are shared by whole blocks.",
     ),
     spec(
+        "speculate_tokens",
+        int(0, 16),
+        "0",
+        "Most tokens computed ahead of a job in a step, on the guess that its text repeats itself, while one or two jobs generate; 0: none.",
+    ),
+    spec(
         "embed_max_tokens",
         int(1, 65536),
         "512",

@@ -85,6 +85,8 @@ pub struct ModelSettings {
     pub n_batch: u32,
     /// How jobs share the KV cache and the time of the model.
     pub kv: KvSettings,
+    /// Most tokens computed ahead of a job in a step.
+    pub speculate_tokens: u32,
     /// How vectors are computed.
     pub embedding: EmbeddingConfig,
     /// LoRA adapters kept loaded for each model.

@@ -278,6 +278,7 @@ impl Reader<'_> {
                 cache_pin_cells: self.u32("cache_pin_cells"),
                 cache_block: self.u32("cache_block"),
             },
+            speculate_tokens: self.u32("speculate_tokens"),
             embedding: EmbeddingConfig {
                 max_tokens: self.u32("embed_max_tokens"),
                 threads: self.u32("embed_threads"),

@@ -58,7 +58,7 @@ fn without_any_source_there_are_the_defaults() {
     assert_eq!(settings.models.max_loaded, 1);
     assert_eq!(settings.models.keep_alive, Some(Duration::from_secs(300)));
     assert_eq!(settings.models.ram, None);
-    assert_eq!(settings.models.kv.type_k, KvType::F16);
+    assert_eq!((settings.models.kv.type_k, settings.models.speculate_tokens), (KvType::F16, 0));
     assert!(settings.models.follow_links && settings.models.use_mmap);
     assert_eq!(settings.hooks.dir, None);
     assert_eq!(settings.log.format, LogFormat::Text);
