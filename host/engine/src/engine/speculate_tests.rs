@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::bench::{BLOCK, Bench, Setup};
-use super::fake::{CIRCLES, POISON, next_token};
+use super::fake::{BOMB, CIRCLES, POISON, next_token};
 use super::specs::Spec;
 use crate::ffi::Decoded;
 use crate::job::{FinishReason, Sampling};
@@ -176,6 +176,8 @@ fn sampling() -> impl Strategy<Value = Sampling> {
                     presence_penalty,
                     repeat_last_n,
                     seed,
+                    // What must not be computed must not be drawn.
+                    logit_bias: vec![(POISON, f32::NEG_INFINITY), (BOMB, f32::NEG_INFINITY)],
                     ..Sampling::default()
                 }
             },
