@@ -268,6 +268,12 @@ pub static SETTINGS: &[Spec] = &[
         "4",
         "Jobs that may wait; beyond that clients are told that the worker is busy.",
     ),
+    spec(
+        "interrupt_peers_ms",
+        int(0, 600_000),
+        "300",
+        "Milliseconds for which other workers of the subject are asked about an interrupt of a job that is not here; 0: they are not, nor are they answered.",
+    ),
     spec("allow_grammar", Kind::Bool, "false", "Let clients send a GBNF grammar."),
     spec(
         "embed",

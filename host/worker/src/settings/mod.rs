@@ -132,6 +132,9 @@ pub struct JobSettings {
     pub slots: u32,
     /// Jobs that may wait.
     pub queue: usize,
+    /// How long other workers are asked about a job that is to be interrupted and is
+    /// not here; nothing: they are not.
+    pub interrupt_peers: Duration,
     /// Whether clients may send a grammar.
     pub allow_grammar: bool,
     /// Which embed requests are served.

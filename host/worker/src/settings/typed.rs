@@ -41,6 +41,7 @@ pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
         jobs: JobSettings {
             slots: reader.u32("slots"),
             queue: reader.usize("queue"),
+            interrupt_peers: Duration::from_millis(reader.u64("interrupt_peers_ms")),
             allow_grammar: reader.bool("allow_grammar"),
             embed: reader.embed(),
             shutdown_grace: reader.duration("shutdown_grace"),
