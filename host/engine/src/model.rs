@@ -1,5 +1,6 @@
 //! The handle of a loaded model.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -139,14 +140,23 @@ impl Model {
         }
     }
 
-    /// Turns one finished text into a prompt: one piece, control tokens parsed,
-    /// nothing dropped.
+    /// Turns one finished text into a prompt: control tokens are parsed in `markup`
+    /// (see [`Prompt::markup`]) and nowhere else, and nothing is dropped.
     ///
     /// # Errors
     /// [`PromptError`]: the text is empty or does not fit.
-    pub fn prepare_text(&self, text: &str, limits: &PromptLimits) -> Result<Prompt, PromptError> {
+    ///
+    /// # Panics
+    /// If a span of `markup` does not begin and end between two characters.
+    pub fn prepare_text(
+        &self,
+        text: &str,
+        markup: &[Range<usize>],
+        limits: &PromptLimits,
+    ) -> Result<Prompt, PromptError> {
         let n_ctx = self.context_size(limits.n_ctx)?;
-        whole_text(self.inner.vocabulary.as_ref(), text, n_ctx)
+        let vocabulary = self.inner.vocabulary.as_ref();
+        whole_text(vocabulary, vocabulary.control(), text, markup, n_ctx)
     }
 
     /// Compiles a grammar or a schema. Blocks for as long as the limits allow,
