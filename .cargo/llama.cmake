@@ -26,6 +26,16 @@ function(llamero_spare_the_unused)
   endif()
 endfunction()
 
+if(PROJECT_NAME STREQUAL "llama.cpp" AND BUILD_SHARED_LIBS)
+  # A portable build. Its libraries find each other in whichever folder they are.
+  set(CMAKE_INSTALL_RPATH "$ORIGIN")
+  # No links from `libllama.so` to names with versions: the crate puts the links beside
+  # the binary without what they point to, and fails on them when it is built again.
+  set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
+  # It would need the OpenSSL of the building machine wherever it goes.
+  set(LLAMA_OPENSSL OFF)
+endif()
+
 if(PROJECT_NAME STREQUAL "llama.cpp" AND NOT MSVC AND NOT CMAKE_VERSION VERSION_LESS 3.19)
   # Once all targets are there.
   cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL llamero_spare_the_unused)

@@ -46,6 +46,7 @@ mod adapter;
 mod check;
 mod gguf;
 mod header;
+mod kernels;
 mod load;
 mod memory;
 mod model;
@@ -70,11 +71,12 @@ pub use config::{
 pub use constraint::{CompiledConstraint, Constraint};
 pub use embed::{Embedding, TextTokens};
 pub use error::{
-    AdapterError, ConstraintError, DecideError, EmbedError, GenerationError, LoadError,
-    PromptError, SubmitError,
+    AdapterError, BackendError, ConstraintError, DecideError, EmbedError, GenerationError,
+    LoadError, PromptError, SubmitError,
 };
 pub use generation::{Canceller, Generation};
 pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};
+pub use kernels::{Kernels, SystemInfo};
 pub use model::{Model, exit_process, system_info};
 pub use prompt::{ChatMessage, Content, Prompt, PromptLimits};
 pub use tokenizer::Tokenizer;

@@ -247,8 +247,7 @@ fn load_weights(
     config: &ModelConfig,
     mut progress: impl FnMut(f32) -> bool + Send + 'static,
 ) -> Result<Arc<LlamaModel>, LoadError> {
-    let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
-    let backend = ffi::backend().map_err(refused)?;
+    let backend = ffi::backend()?;
     let aborted = Arc::new(AtomicBool::new(false));
     let params = {
         let aborted = Arc::clone(&aborted);
@@ -269,7 +268,7 @@ fn load_weights(
     match LlamaModel::load_from_file(backend, &config.path, &params) {
         Ok(weights) => Ok(Arc::new(weights)),
         Err(_) if aborted.load(Ordering::SeqCst) => Err(LoadError::Aborted),
-        Err(_) => Err(refused(capture.reason())),
+        Err(_) => Err(LoadError::Refused { path: config.path.clone(), reason: capture.reason() }),
     }
 }
 

@@ -16,11 +16,12 @@ use crate::engine::outlet::Outlet;
 use crate::engine::sequence::{Caching, Guard, Submission};
 use crate::engine::thread::EngineHandle;
 use crate::error::{
-    AdapterError, ConstraintError, EmbedError, LoadError, PromptError, SubmitError,
+    AdapterError, BackendError, ConstraintError, EmbedError, LoadError, PromptError, SubmitError,
 };
 use crate::ffi;
 use crate::generation::Generation;
 use crate::job::{GuardPlan, Job};
+use crate::kernels::SystemInfo;
 use crate::load;
 use crate::memory;
 use crate::prompt::completion::{self, Completion};
@@ -343,9 +344,11 @@ pub fn exit_process(code: u8) -> ! {
     crate::ffi::exit_process(code)
 }
 
-/// The instruction sets and options llama.cpp was built with, as it prints them.
-pub fn system_info() -> String {
-    // Without its backends llama.cpp has nothing to print.
-    let _ = ffi::backend();
+/// The instruction sets and options that llama.cpp computes with. A portable build
+/// chooses them for this machine.
+///
+/// # Errors
+/// [`BackendError`]: it cannot compute here, so no model can be loaded either.
+pub fn system_info() -> Result<SystemInfo, BackendError> {
     ffi::system_info()
 }

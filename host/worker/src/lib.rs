@@ -57,8 +57,8 @@ pub mod connection {
 
 /// Ends the process of a worker: the only safe way, see the engine's own words.
 pub use llamero_engine::exit_process;
-/// The instruction sets and options that llama.cpp was built with.
-pub use llamero_engine::system_info;
+/// The instruction sets and options that llama.cpp computes with.
+pub use llamero_engine::{BackendError, Kernels, SystemInfo, system_info};
 pub use models::{LoadEvent, LoadProgress, ModelError};
 pub use nats::state::HookStateError;
 pub use tokio_util::sync::CancellationToken;
