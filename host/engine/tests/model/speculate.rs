@@ -10,12 +10,10 @@ use crate::support::{Outcome, alone, block_on, collect, config, job, model, own,
 const DRAFT: u32 = 8;
 
 /// Prompts that a model continues with what stands in them.
-fn prompts() -> [String; 3] {
-    let code = "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\n";
+fn prompts() -> [String; 2] {
     [
         "The quick brown fox jumps over the lazy dog. ".repeat(4),
         "one, two, three, four, one, two, three, four, one, two,".to_string(),
-        format!("{code}{code}def add(a, b):\n"),
     ]
 }
 
@@ -54,7 +52,7 @@ fn draws_are_the_same() {
     let _alone = alone();
     let drafting = own(|c| c.speculate_tokens = DRAFT);
     let all = [
-        Sampling { seed: 42, repeat_penalty: 1.0, ..Sampling::default() },
+        Sampling { seed: 42, temperature: 0.2, repeat_penalty: 1.0, ..Sampling::default() },
         Sampling { seed: 7, temperature: 0.5, ..Sampling::default() },
         Sampling { seed: 7, mirostat: 2, repeat_penalty: 1.0, ..Sampling::default() },
     ];
