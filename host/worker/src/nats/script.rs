@@ -169,11 +169,12 @@ impl Peer {
     }
 
     /// The next message of the client that is not for itself; those are echoed,
-    /// as a server does.
+    /// as a server does unless it was asked not to.
     pub async fn next_message(&mut self) -> Option<Published> {
+        let echoes = !self.wishes.contains(r#""echo":false"#);
         loop {
             if let Op::Pub(message) = self.next().await?
-                && !self.deliver(&message.subject, &message.payload).await
+                && !(echoes && self.deliver(&message.subject, &message.payload).await)
             {
                 return Some(message);
             }
