@@ -44,8 +44,8 @@ mod job;
 
 mod adapter;
 mod check;
+mod dimensions;
 mod gguf;
-mod header;
 mod load;
 mod memory;
 mod model;

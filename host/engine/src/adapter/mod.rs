@@ -20,7 +20,6 @@ use llama_cpp_2::model::LlamaModel;
 
 use crate::error::AdapterError;
 use crate::ffi::{self, AdapterLock};
-use crate::gguf;
 pub(crate) use set::{AdapterKey, AdapterSet};
 use shelf::{Shelf, Stamp};
 
@@ -68,7 +67,7 @@ impl Adapter {
 /// Whether a file says of itself that it is an adapter, and so no model. Blocks,
 /// shortly: adapters say so near their beginning.
 pub fn is_adapter(path: &Path) -> bool {
-    gguf::is_adapter(path)
+    check::is_adapter(path)
 }
 
 /// The adapters of one model.
