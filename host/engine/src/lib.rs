@@ -62,7 +62,7 @@ mod generation;
 mod sampling;
 mod text;
 
-pub use adapter::{Adapter, MAX_JOB_ADAPTERS, is_adapter};
+pub use adapter::{Adapter, AdapterRoom, MAX_JOB_ADAPTERS, is_adapter};
 pub use config::{
     ConstraintLimits, EmbeddingConfig, EmbeddingInfo, EngineStats, FlashAttention, KvType,
     MAX_SLOTS, MemorySize, ModelConfig, ModelInfo,

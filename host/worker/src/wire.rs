@@ -105,7 +105,7 @@ pub fn prompt(error: &PromptError) -> ErrorBody {
 /// it could be as soon as other jobs have ended.
 pub fn adapter(failure: &AdapterFailure) -> ErrorBody {
     match &failure.cause {
-        AdapterCause::Engine(AdapterError::Full { .. }) => ErrorBody::busy(),
+        AdapterCause::NoRoom | AdapterCause::Engine(AdapterError::Full { .. }) => ErrorBody::busy(),
         // The operating system's words are for the operator.
         AdapterCause::Engine(AdapterError::Io(_)) => {
             ErrorBody::prediction_failed(format!("option lora: {:?} cannot be read", failure.name))

@@ -34,8 +34,9 @@ const MAX_NAME: usize = 63;
 /// Of what a file says, so much is repeated.
 const MAX_WORD: usize = 40;
 
-/// Looks at a file. That its tensors fit the model's, llama.cpp checks.
-pub(super) fn file(path: &Path, architecture: &str, n_expert: u64) -> Result<(), AdapterError> {
+/// Looks at a file, and tells the bytes of its tensors. That they fit the model's,
+/// llama.cpp checks.
+pub(super) fn file(path: &Path, architecture: &str, n_expert: u64) -> Result<u64, AdapterError> {
     let wanted = |key: &str| [TYPE, ARCHITECTURE, ADAPTER_TYPE, ALPHA, INVOCATION].contains(&key);
     let header = gguf::header(path, MAX_HEADER, wanted).map_err(|error| match error {
         HeaderError::Io(source) => AdapterError::Io(source),
@@ -53,11 +54,12 @@ pub(super) fn is_adapter(path: &Path) -> bool {
     matches!(value, Ok(Some(Value::Text(text))) if text == "adapter")
 }
 
-/// Looks at the values of all tensors. It also brings the file into memory: the
-/// load that follows can keep a step waiting.
-fn values(path: &Path, header: &Header) -> Result<(), AdapterError> {
+/// Looks at the values of all tensors, and tells their bytes. It also brings the file
+/// into memory: the load that follows can keep a step waiting.
+fn values(path: &Path, header: &Header) -> Result<u64, AdapterError> {
     let invalid = |reason: &str| AdapterError::Invalid { reason: reason.to_string() };
     let mut file = File::open(path).map_err(AdapterError::Io)?;
+    let mut all = 0u64;
     for tensor in &header.tensors {
         // The others are passed over.
         let Some((values, bytes)) = block(tensor.kind) else { continue };
@@ -65,6 +67,7 @@ fn values(path: &Path, header: &Header) -> Result<(), AdapterError> {
         let blocks = elements.filter(|n| n.is_multiple_of(values)).map(|n| n / values);
         let length = blocks.and_then(|n| n.checked_mul(bytes as u64));
         let mut left = length.ok_or_else(|| invalid("a tensor has an impossible size"))?;
+        all = all.saturating_add(left);
         let start = header.data.saturating_add(tensor.offset);
         file.seek(SeekFrom::Start(start)).map_err(AdapterError::Io)?;
         let mut buffer = vec![0; bytes * 4096];
@@ -81,7 +84,7 @@ fn values(path: &Path, header: &Header) -> Result<(), AdapterError> {
             left -= n as u64;
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// How many values a block of a type has, and how many bytes.
