@@ -210,6 +210,7 @@ fn grammars() -> Vec<Case> {
         ("::=".to_owned(), Error(7)),
         ("other ::= \"a\"".to_owned(), Error(7)),
         ("root ::= missing".to_owned(), Error(7)),
+        (format!("root ::= {}", "x".repeat(60_000)), Error(7)),
         // Left recursion, open and hidden.
         ("root ::= root".to_owned(), Error(7)),
         ("root ::= root root".to_owned(), Error(7)),
@@ -281,7 +282,7 @@ fn options() -> Vec<Case> {
         .map(|options| Case::options(options, Error(7)))
         .collect();
     let biases =
-        |n: usize, bias: f64| (0..n).map(|n| (n.to_string(), json!(bias))).collect::<Map<_, _>>();
+        |n: usize, bias: i64| (0..n).map(|n| (n.to_string(), json!(bias))).collect::<Map<_, _>>();
     let five: Map<String, Value> = (0..5).map(|n| (format!("{n}.gguf"), json!(1))).collect();
     let all = [
         // At the ends of what has a meaning.
@@ -409,8 +410,8 @@ fn prompts() -> Vec<Case> {
         Case::options(json!({"instructions": "x".repeat(MEGABYTE)}), Error(7)),
         // Very many.
         Case::predict(json!({"input": vec!["a"; 200_000]}), Answer),
-        Case::predict(json!({"messages": vec![json!({"role": "user"}); 50_000]}), Answer),
-        Case::predict(json!({"messages": vec![json!({"role": "system"}); 40_000]}), Error(7)),
+        Case::predict(json!({"messages": vec![json!({"role": "user"}); 30_000]}), Answer),
+        Case::predict(json!({"messages": vec![json!({"role": "system"}); 15_000]}), Error(7)),
         // Gigabytes, if they were put together.
         Case::predict(separated, Error(7)),
     ];

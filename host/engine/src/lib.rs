@@ -49,6 +49,7 @@ mod gguf;
 mod load;
 mod memory;
 mod model;
+mod specials;
 mod tokenizer;
 mod vocabulary;
 

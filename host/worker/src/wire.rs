@@ -97,6 +97,9 @@ pub fn prompt(error: &PromptError) -> ErrorBody {
         PromptError::Overflow { n_ctx } => ErrorBody::context_overflow(*n_ctx),
         PromptError::Empty => ErrorBody::empty_prompt(),
         PromptError::NoChatTemplate => ErrorBody::no_chat_template(),
+        PromptError::Separators { .. } => {
+            ErrorBody::prediction_failed(format!("option input_separator: {error}"))
+        }
         other => ErrorBody::prediction_failed(other.to_string()),
     }
 }

@@ -82,6 +82,10 @@ fn every_prompt_error_is_code_7() {
             "context size 2 is larger than the 1 tokens the model was loaded with",
         ),
         (PromptError::Tokenizer("no".into()), "tokenizer: no"),
+        (
+            PromptError::Separators { bytes: 9, limit: 8 },
+            "option input_separator: would be 9 bytes between all elements, more than 8",
+        ),
     ] {
         check(&prompt(&error), 7, text);
     }
