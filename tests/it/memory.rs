@@ -11,7 +11,7 @@ use crate::harness::{
 use crate::lora_file::{LoraFile, Tensor};
 
 /// Waits until the log has a line with all of these.
-async fn logged(worker: &Worker, parts: &[&str]) {
+pub async fn logged(worker: &Worker, parts: &[&str]) {
     within("a line in the log", async {
         while !has_line(worker, parts) {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -25,7 +25,7 @@ fn has_line(worker: &Worker, parts: &[&str]) -> bool {
 }
 
 /// How often a load has begun.
-fn loads(worker: &Worker) -> usize {
+pub fn loads(worker: &Worker) -> usize {
     let log = worker.log();
     log.lines().filter(|line| line.contains("loading model") && line.contains("n_ctx=")).count()
 }
