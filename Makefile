@@ -36,6 +36,11 @@ build: setup ## Build the llamero binary (release).
 	@echo "==> building llamero (the first build compiles llama.cpp and wasmtime: about 20 minutes on two cores)" >&2
 	@$(CARGO) build $(PROFILE) --package llamero
 
+# GPU backends as well: make dist FEATURES=vulkan
+.PHONY: dist
+dist: setup ## Pack a binary that picks the kernels for each CPU at run time, into dist/.
+	@scripts/dist $(FEATURES)
+
 .PHONY: model
 model: setup ## Fetch the default model (98 MB) and check its digest.
 	@scripts/fetch-model >/dev/null
@@ -108,4 +113,4 @@ fmt: ## Format the code.
 .PHONY: clean
 clean: ## Remove what was built; the model and the tools in the cache folder stay.
 	@$(CARGO) clean
-	@rm -rf plugins/dist
+	@rm -rf plugins/dist dist

@@ -28,6 +28,23 @@ function guarded(body, toError) {
   }
 }
 
+/**
+ * What stands here runs when the component is built, and its memory becomes the
+ * snapshot that every instance starts from. A function that has run is compiled in
+ * it, and need not be compiled again by every job.
+ */
+function warmUp() {
+  const settings = parseConfig('{"template": "{{a}} {{input}} {{model}}", "values": {"a": "b"}}');
+  const completion = { tag: "completion", val: { system: "", input: ["text"] } };
+  const chat = { tag: "chat", val: [{ role: { tag: "user" }, content: "text" }] };
+  const options = [{ name: "temperature", json: "0.5" }];
+  for (const content of [completion, chat]) {
+    apply(settings, { content, model: "m", options });
+  }
+}
+
+warmUp();
+
 export const lifecycle = {
   describe() {
     return {

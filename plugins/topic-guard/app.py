@@ -14,11 +14,15 @@ from wit_world import exports
 from wit_world.exports import request_hook
 from wit_world.imports import config
 from wit_world.imports.types import (
+    Completion,
+    Content_Chat,
     Content_Completion,
     HookError_Config,
     HookError_Internal,
+    Message,
     Rejection,
     Role_System,
+    Role_User,
 )
 
 _guard: Guard | None = None
@@ -37,6 +41,29 @@ def texts_of(content) -> list[str]:
     if isinstance(content, Content_Completion):
         return with_joined(content.value.input)
     return [message.content for message in content.value if not isinstance(message.role, Role_System)]
+
+
+def warm_up() -> None:
+    """Uses what a job uses, once, when the component is built.
+
+    The memory of that moment is the snapshot that every instance starts from, so
+    that no job has to import, compile or specialise what is in it.
+    """
+    probe = Guard('{"topics": {"probe": ["some text"]}}')
+    for text in ("no such thing", "Some  Text."):
+        completion = Content_Completion(Completion(system="", input=[text]))
+        chat = Content_Chat([Message(role=Role_User(), content=text)])
+        for content in (completion, chat):
+            topic = probe.topic_of(texts_of(content))
+            if topic is None:
+                request_hook.Verdict_Pass()
+            else:
+                request_hook.Verdict_Reject(
+                    Rejection(code=probe.code, reason=probe.reason_for(topic))
+                )
+
+
+warm_up()
 
 
 class Lifecycle(exports.Lifecycle):

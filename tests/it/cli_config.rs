@@ -132,6 +132,7 @@ async fn settings_shows_what_llama_cpp_was_built_for() {
     let settings = effective(Cli::new(&["settings", "--json"])).await;
     let info = settings["system_info"].as_str().expect("a line of text");
     assert!(info.contains("CPU : "), "{info}");
+    assert!(settings["kernels"].is_null(), "those of this build are a part of it: {settings}");
     let table = Cli::new(&["settings"]).run().await.stdout;
     assert!(table.contains(info), "{table}");
 }

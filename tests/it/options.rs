@@ -169,6 +169,27 @@ async fn equal_prompts_are_shared_as_the_options_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_computes_ahead_gives_the_same_text() {
+    let bench = Bench::start(|worker| worker.env("llm_speculate_tokens", "8"));
+    let ahead = bench.client().await;
+    let quiet = quiet().await;
+    let plain = quiet.bench.client().await;
+    let text = "one, two, three, four, one, two, three, four, one, two,";
+    let options =
+        json!({"temperature": 0, "repeat_penalty": 1, "max_tokens": 40, "ignore_eos": true});
+    let expected = plain.predict(prompt(text, options.clone())).await;
+    let body = ahead.predict(prompt(text, options)).await;
+    assert_eq!(body["predict"]["output"], expected["predict"]["output"]);
+    let drafts = |body: &Value| {
+        let timings = &body["predict"]["timings"];
+        ["draft_tokens", "accepted_draft_tokens"].map(|name| timings[name].as_u64())
+    };
+    assert_eq!(drafts(&expected), [None, None], "{expected}");
+    let [drafted, accepted] = drafts(&body);
+    assert!(accepted > Some(0) && accepted <= drafted, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn control_tokens_in_text_need_parse_special() {
     let client = plain().client().await;
     let tokens = async |parse: bool| {

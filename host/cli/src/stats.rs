@@ -78,6 +78,7 @@ mod tests {
                 hooks_ms: 2.0,
                 prompt_ms: 30.0,
                 predict_ms: 500.0,
+                ..Timings::default()
             }),
         }
     }

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::config::{FlashAttention, MAX_SLOTS, ModelConfig};
+use crate::config::{FlashAttention, MAX_SLOTS, MAX_SPECULATE_TOKENS, ModelConfig};
 use crate::error::LoadError;
 use crate::ffi::threadpool::MAX_THREADS;
 use crate::gguf::{self, HeaderError};
@@ -47,6 +47,13 @@ pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
             "stall_target_ms",
             config.stall_target_ms.to_string(),
             "1 to 60000".to_string(),
+        );
+    }
+    if config.speculate_tokens > MAX_SPECULATE_TOKENS {
+        return wrong(
+            "speculate_tokens",
+            config.speculate_tokens.to_string(),
+            format!("0 to {MAX_SPECULATE_TOKENS}"),
         );
     }
     if config.cache_block == 0 || config.cache_block > 1024 {
@@ -151,6 +158,7 @@ mod tests {
         assert_eq!(wrong(|c| c.kv_cells = 31), "kv_cells");
         assert_eq!(wrong(|c| c.stall_target_ms = 0), "stall_target_ms");
         assert_eq!(wrong(|c| c.stall_target_ms = 60_001), "stall_target_ms");
+        assert_eq!(wrong(|c| c.speculate_tokens = 17), "speculate_tokens");
         assert_eq!(wrong(|c| c.cache_block = 0), "cache_block");
         assert_eq!(wrong(|c| c.cache_block = 1025), "cache_block");
         let off = FlashAttention::Off;

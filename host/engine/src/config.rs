@@ -9,6 +9,9 @@ use std::time::Duration;
 /// The most sequences llama.cpp can hold in one context (`LLAMA_MAX_SEQ`).
 pub const MAX_SLOTS: u32 = 256;
 
+/// The longest draft. What a longer one costs in vain is more than it can save.
+pub const MAX_SPECULATE_TOKENS: u32 = 16;
+
 /// How a model is loaded and how many jobs it serves at once.
 ///
 /// Every field has a default, so `ModelConfig { path, ..Default::default() }`
@@ -59,6 +62,20 @@ pub struct ModelConfig {
     /// step, at a few nanoseconds for each. 0 takes a quarter of the KV cache.
     /// Default 0.
     pub cache_cells: u32,
+    /// Most tokens that a step computes ahead of a job, 0 to
+    /// [`MAX_SPECULATE_TOKENS`]: what followed the job's last tokens where they stood
+    /// before in its prompt or its output. Where that comes again, several tokens
+    /// come of one step; the output is the same either way, but for what the last
+    /// bits of logits, which hang on the sizes of steps, may change.
+    ///
+    /// Only in steps in which one or two jobs generate and no prompt is computed, in
+    /// cells that are free; jobs with a guard have no part in it, and jobs whose
+    /// drafts are mostly wrong pause with them. Without effect, with a line in the
+    /// log, for models whose memory cannot drop a part of a sequence. Two drafts need
+    /// rows of logits, which `slots` and [`Self::cache_leaves`] have for up to 9
+    /// tokens by default; each further row costs 8 bytes for each token of the
+    /// vocabulary. Default 0.
+    pub speculate_tokens: u32,
     /// Cells that pinned prefixes may hold together; beyond, the one that was
     /// used least recently is an ordinary one again. Jobs enter as if these
     /// cells did not exist, unless nobody else runs. Default 2048.
@@ -121,6 +138,7 @@ impl Default for ModelConfig {
             prefix_cache: true,
             cache_leaves: 16,
             cache_cells: 0,
+            speculate_tokens: 0,
             cache_pin_cells: 2048,
             cache_block: 16,
             queue: 64,
@@ -371,6 +389,10 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens generated so far.
     pub completion_tokens: u64,
+    /// Tokens computed ahead so far ([`ModelConfig::speculate_tokens`]).
+    pub draft_tokens: u64,
+    /// Those of them that were right, and saved a step each.
+    pub accepted_draft_tokens: u64,
     /// Steps (calls of `llama_decode`) so far.
     pub steps: u64,
     /// Jobs that ended so far, whichever way.

@@ -6,6 +6,42 @@
 
 use std::path::PathBuf;
 
+/// llama.cpp cannot compute on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// A portable build whose libraries are not where they are looked for.
+    #[error(
+        "there are no kernels for CPUs (libggml-cpu-*.so) in {}; keep the program beside its \
+         folder lib, or name the folder of these libraries with LLAMERO_BACKENDS",
+        listed(places)
+    )]
+    NoKernels {
+        /// The folders that were looked at.
+        places: Vec<PathBuf>,
+    },
+    /// A portable build, none of whose libraries can be used.
+    #[error(
+        "none of the kernels in {} can be used on this machine: {reason}; unpack a portable \
+         build that is made for it, or build from source",
+        folder.display()
+    )]
+    UnusableKernels {
+        /// Where they are.
+        folder: PathBuf,
+        /// What the system says of one of them.
+        reason: String,
+    },
+    /// llama.cpp was not initialised.
+    #[error("llama.cpp: {0}")]
+    Init(String),
+}
+
+fn listed(places: &[PathBuf]) -> String {
+    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    if places.is_empty() { "any folder that is known".to_string() } else { places.join(" or ") }
+}
+
 /// A model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -68,6 +104,9 @@ pub enum LoadError {
         /// The error lines of llama.cpp's log.
         reason: String,
     },
+    /// llama.cpp cannot be used at all.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// The progress callback returned false.
     #[error("loading was aborted")]
     Aborted,

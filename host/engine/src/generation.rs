@@ -111,6 +111,8 @@ impl Generation {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: 0,
             completion_tokens: 0,
+            draft_tokens: 0,
+            accepted_draft_tokens: 0,
             queue_time: self.submitted.elapsed(),
             prompt_time: Duration::ZERO,
             predict_time: Duration::ZERO,

@@ -230,6 +230,10 @@ pub struct Finished {
     pub cached_tokens: u32,
     /// Tokens sampled, without an end-of-generation token.
     pub completion_tokens: u32,
+    /// Tokens computed ahead ([`crate::ModelConfig::speculate_tokens`]).
+    pub draft_tokens: u32,
+    /// Those of them that were right, and saved a step each.
+    pub accepted_draft_tokens: u32,
     /// From submission to the first time it had a slot.
     pub queue_time: Duration,
     /// From then to the first sampled token, waiting for another job's prefix included.

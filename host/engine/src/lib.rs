@@ -46,6 +46,7 @@ mod adapter;
 mod check;
 mod dimensions;
 mod gguf;
+mod kernels;
 mod load;
 mod memory;
 mod model;
@@ -66,16 +67,17 @@ mod text;
 pub use adapter::{Adapter, AdapterRoom, MAX_JOB_ADAPTERS, is_adapter};
 pub use config::{
     ConstraintLimits, EmbeddingConfig, EmbeddingInfo, EngineStats, FlashAttention, KvType,
-    MAX_SLOTS, MemorySize, ModelConfig, ModelInfo,
+    MAX_SLOTS, MAX_SPECULATE_TOKENS, MemorySize, ModelConfig, ModelInfo,
 };
 pub use constraint::{CompiledConstraint, Constraint};
 pub use embed::{Embedding, TextTokens};
 pub use error::{
-    AdapterError, ConstraintError, DecideError, EmbedError, GenerationError, LoadError,
-    PromptError, SubmitError,
+    AdapterError, BackendError, ConstraintError, DecideError, EmbedError, GenerationError,
+    LoadError, PromptError, SubmitError,
 };
 pub use generation::{Canceller, Generation};
 pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};
+pub use kernels::{Kernels, SystemInfo};
 pub use model::{Model, exit_process, system_info};
 pub use prompt::{ChatMessage, Content, Prompt, PromptLimits};
 pub use tokenizer::Tokenizer;

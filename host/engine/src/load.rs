@@ -104,6 +104,7 @@ fn load(
 ) -> Result<(Loaded, Option<Running>), LoadError> {
     let started = Instant::now();
     let weights = load_weights(&config, progress)?;
+    let config = as_far_as_possible(config, &weights);
     let unsupported = |reason: &str| LoadError::Unsupported {
         path: config.path.clone(),
         reason: reason.to_string(),
@@ -119,7 +120,7 @@ fn load(
         return Err(unsupported("kv_type_k needs flash attention, which this model cannot use"));
     }
     let n_ctx = memory::n_ctx(&config, weights.n_ctx_train());
-    let shares = shares_prefixes(&config, &weights);
+    let shares = config.prefix_cache;
     let context = create_context(&config, &weights, n_ctx, shares)?;
     let n_ctx_train = weights.n_ctx_train();
     let embedding = embed::pooling(&weights)
@@ -157,7 +158,7 @@ fn load(
                 &config,
                 &weights,
                 context.n_cells(),
-                memory::n_seq(&config, shares),
+                memory::n_outputs(&config, shares),
                 context.sizes(),
             ),
             None => MemorySize { weights: weights.size(), ..MemorySize::default() },
@@ -210,18 +211,17 @@ fn start_engine(
     (handle, (engine, inbox))
 }
 
-/// Whether equal beginnings are to be computed once, and can be.
-fn shares_prefixes(config: &ModelConfig, weights: &LlamaModel) -> bool {
-    if !config.prefix_cache {
-        return false;
+/// The configuration without what the model's memory cannot do: share cells, and
+/// drop a part of a sequence.
+fn as_far_as_possible(mut config: ModelConfig, weights: &LlamaModel) -> ModelConfig {
+    let Some(reason) = ffi::unshareable(weights) else { return config };
+    if std::mem::take(&mut config.prefix_cache) {
+        tracing::info!(model = config.name, reason, "prefix cache is off for this model");
     }
-    match ffi::unshareable(weights) {
-        None => true,
-        Some(reason) => {
-            tracing::info!(model = config.name, reason, "prefix cache is off for this model");
-            false
-        }
+    if std::mem::take(&mut config.speculate_tokens) > 0 {
+        tracing::info!(model = config.name, reason, "speculation is off for this model");
     }
+    config
 }
 
 fn policy(config: &ModelConfig, n_cells: u32, shares: bool) -> Policy {
@@ -239,6 +239,7 @@ fn policy(config: &ModelConfig, n_cells: u32, shares: bool) -> Policy {
             cells: cells as usize,
             pinned_cells: config.cache_pin_cells as usize,
         }),
+        speculate: config.speculate_tokens as usize,
     }
 }
 
@@ -246,8 +247,7 @@ fn load_weights(
     config: &ModelConfig,
     mut progress: impl FnMut(f32) -> bool + Send + 'static,
 ) -> Result<Arc<LlamaModel>, LoadError> {
-    let refused = |reason: String| LoadError::Refused { path: config.path.clone(), reason };
-    let backend = ffi::backend().map_err(refused)?;
+    let backend = ffi::backend()?;
     let aborted = Arc::new(AtomicBool::new(false));
     let params = {
         let aborted = Arc::clone(&aborted);
@@ -268,7 +268,7 @@ fn load_weights(
     match LlamaModel::load_from_file(backend, &config.path, &params) {
         Ok(weights) => Ok(Arc::new(weights)),
         Err(_) if aborted.load(Ordering::SeqCst) => Err(LoadError::Aborted),
-        Err(_) => Err(refused(capture.reason())),
+        Err(_) => Err(LoadError::Refused { path: config.path.clone(), reason: capture.reason() }),
     }
 }
 
@@ -302,9 +302,10 @@ fn create_context(
             purpose: Purpose::Generate,
             n_cells,
             n_batch: config.n_batch,
-            // Every sequence may have an output, those of leaves never do; but
-            // llama.cpp reserves rows for all of them.
             n_seq: memory::n_seq(config, shares),
+            // Leaves never have an output; but llama.cpp reserves rows for every
+            // sequence.
+            n_outputs: memory::n_outputs(config, shares),
             n_threads: n_threads(config),
             poll: config.poll,
             flash_attention: config.flash_attention,

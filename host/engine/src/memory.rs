@@ -11,6 +11,7 @@ use llama_cpp_2::model::LlamaModel;
 use crate::check::{check_config, check_file, unusable};
 use crate::config::{FlashAttention, KvType, MAX_SLOTS, MemorySize, ModelConfig};
 use crate::dimensions::{self, Dimensions};
+use crate::engine::speculate::MAX_JOBS;
 use crate::error::LoadError;
 use crate::ffi::log::Sizes;
 
@@ -79,8 +80,9 @@ fn context_size(dimensions: &Dimensions, config: &ModelConfig) -> MemorySize {
     let state = kept.saturating_add(inner.saturating_mul(state)).saturating_mul(4);
     let states = n_seq.saturating_mul(layers).saturating_mul(state);
 
-    // A row of logits for each sequence, in the output buffer and in the graph.
-    let rows = n_seq.saturating_mul(dimensions.n_vocab).saturating_mul(8);
+    // Rows of logits, in the output buffer and in the graph.
+    let n_outputs = u64::from(n_outputs(config, config.prefix_cache));
+    let rows = n_outputs.saturating_mul(dimensions.n_vocab).saturating_mul(8);
     let flash = config.flash_attention != FlashAttention::Off;
     // The mask, and without flash attention what it is laid over.
     let pair = if flash { 2 } else { 4u64.saturating_add(heads.saturating_mul(4)) };
@@ -112,7 +114,7 @@ pub(crate) fn taken(
     config: &ModelConfig,
     weights: &LlamaModel,
     n_cells: u32,
-    n_seq: u32,
+    n_outputs: u32,
     said: Sizes,
 ) -> MemorySize {
     let or = |said: u64, known: u64| if said == 0 { known } else { said };
@@ -123,7 +125,7 @@ pub(crate) fn taken(
             said.kv,
             kv_bytes([config.kv_type_k, config.kv_type_v], weights, u64::from(n_cells)),
         ),
-        buffers: or(said.buffers, u64::from(n_seq).saturating_mul(n_vocab).saturating_mul(8)),
+        buffers: or(said.buffers, u64::from(n_outputs).saturating_mul(n_vocab).saturating_mul(8)),
     }
 }
 
@@ -156,6 +158,12 @@ pub(crate) fn n_cells(config: &ModelConfig, n_ctx: u32) -> Option<u32> {
 pub(crate) fn n_seq(config: &ModelConfig, shares: bool) -> u32 {
     let n_leaves = if shares { config.cache_leaves.min(MAX_SLOTS - config.slots) } else { 0 };
     config.slots + n_leaves
+}
+
+/// Rows of logits that a step may ask for: one for each sequence, as llama.cpp wants
+/// it, or what the steps that have drafts need.
+pub(crate) fn n_outputs(config: &ModelConfig, shares: bool) -> u32 {
+    n_seq(config, shares).max(config.slots.min(MAX_JOBS) * (1 + config.speculate_tokens))
 }
 
 /// Bytes this process may still use, if the system says so: the less of what
@@ -258,6 +266,10 @@ mod tests {
         // 16 rows of logits, twice.
         assert_eq!(usual - buffers(|c| c.prefix_cache = false), 16 * 1000 * 8);
         assert_eq!(usual - buffers(|c| c.cache_leaves = 0), 16 * 1000 * 8);
+        // Drafts fit into the rows that leaves never use, up to a point: 2 jobs with 17
+        // rows each are 14 more than the 20 of slots and leaves.
+        assert_eq!(buffers(|c| c.speculate_tokens = 9), usual);
+        assert_eq!(buffers(|c| c.speculate_tokens = 16) - usual, 14 * 1000 * 8);
         assert!(buffers(|c| c.n_batch = 1024) > usual);
         assert!(buffers(|c| c.flash_attention = FlashAttention::Off) > 2 * usual);
         assert!(buffers(|c| c.kv_type_k = KvType::F32) > usual);

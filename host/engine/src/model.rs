@@ -1,5 +1,6 @@
 //! The handle of a loaded model.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -15,11 +16,12 @@ use crate::engine::outlet::Outlet;
 use crate::engine::sequence::{Caching, Guard, Submission};
 use crate::engine::thread::EngineHandle;
 use crate::error::{
-    AdapterError, ConstraintError, EmbedError, LoadError, PromptError, SubmitError,
+    AdapterError, BackendError, ConstraintError, EmbedError, LoadError, PromptError, SubmitError,
 };
 use crate::ffi;
 use crate::generation::Generation;
 use crate::job::{GuardPlan, Job};
+use crate::kernels::SystemInfo;
 use crate::load;
 use crate::memory;
 use crate::prompt::completion::{self, Completion};
@@ -139,14 +141,23 @@ impl Model {
         }
     }
 
-    /// Turns one finished text into a prompt: one piece, control tokens parsed,
-    /// nothing dropped.
+    /// Turns one finished text into a prompt: control tokens are parsed in `markup`
+    /// (see [`Prompt::markup`]) and nowhere else, and nothing is dropped.
     ///
     /// # Errors
     /// [`PromptError`]: the text is empty or does not fit.
-    pub fn prepare_text(&self, text: &str, limits: &PromptLimits) -> Result<Prompt, PromptError> {
+    ///
+    /// # Panics
+    /// If a span of `markup` does not begin and end between two characters.
+    pub fn prepare_text(
+        &self,
+        text: &str,
+        markup: &[Range<usize>],
+        limits: &PromptLimits,
+    ) -> Result<Prompt, PromptError> {
         let n_ctx = self.context_size(limits.n_ctx)?;
-        whole_text(self.inner.vocabulary.as_ref(), text, n_ctx)
+        let vocabulary = self.inner.vocabulary.as_ref();
+        whole_text(vocabulary, vocabulary.control(), text, markup, n_ctx)
     }
 
     /// Compiles a grammar or a schema. Blocks for as long as the limits allow,
@@ -349,9 +360,11 @@ pub fn exit_process(code: u8) -> ! {
     crate::ffi::exit_process(code)
 }
 
-/// The instruction sets and options llama.cpp was built with, as it prints them.
-pub fn system_info() -> String {
-    // Without its backends llama.cpp has nothing to print.
-    let _ = ffi::backend();
+/// The instruction sets and options that llama.cpp computes with. A portable build
+/// chooses them for this machine.
+///
+/// # Errors
+/// [`BackendError`]: it cannot compute here, so no model can be loaded either.
+pub fn system_info() -> Result<SystemInfo, BackendError> {
     ffi::system_info()
 }

@@ -1,9 +1,10 @@
 //! Text to tokens and back, for callers of this crate.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::PromptError;
-use crate::prompt::Encode;
+use crate::prompt::{Encode, text_tokens};
 use crate::vocabulary::Vocabulary;
 
 /// The tokenizer of a loaded model; may be used from any thread, and keeps the
@@ -36,6 +37,15 @@ impl Tokenizer {
             return Ok(Vec::new());
         }
         self.vocabulary.encode(text, parse_special)
+    }
+
+    /// How many tokens [`crate::Model::prepare_text`] makes of the text.
+    ///
+    /// # Errors
+    /// [`PromptError::Tokenizer`]: the text is longer than 64 MiB.
+    pub fn count_text(&self, text: &str, markup: &[Range<usize>]) -> Result<usize, PromptError> {
+        let control = self.vocabulary.control();
+        text_tokens(self.vocabulary.as_ref(), control, text, markup).map(|tokens| tokens.len())
     }
 
     /// The text of the tokens, control tokens included. Bytes that are no UTF-8

@@ -14,7 +14,7 @@ use crate::bindings::v0_1::{context_to_wit, hook_error, types};
 use crate::breaker::Admission;
 use crate::chain::ChainInner;
 use crate::classify::CallError;
-use crate::clock::CpuClock;
+use crate::clock::CallClock;
 use crate::config::{Limits, OptionCheck};
 use crate::data::{Change, FieldChange, Verdict};
 use crate::error::{Failure, FailureKind, Phase};
@@ -67,7 +67,7 @@ impl<T, R> Step<T, R> {
 /// The rights and the budget of one call.
 pub(crate) struct Entry {
     pub(crate) budget: Budget,
-    pub(crate) clock: Arc<CpuClock>,
+    pub(crate) clock: Arc<CallClock>,
     _slots: [OwnedSemaphorePermit; 2],
 }
 
@@ -152,15 +152,15 @@ impl JobState {
         self.shared.current.store(place, Ordering::SeqCst);
         slice::leave_if_over(&self.shared).await;
         let limits = &plugin.shared.limits;
+        let job = &self.shared;
         let deadline = Instant::now() + allowance.wall(limits);
         if self.permits.is_none() {
             let all = u32::try_from(self.instances.len()).unwrap_or(u32::MAX);
-            let permits = Arc::clone(&host.instances).acquire_many_owned(all);
-            self.permits = Some(wait(&self.shared, deadline, "instance", permits).await?);
+            self.permits = Some(permits(job, &host.instances, all, deadline, "instance").await?);
         }
-        let own = slot(&self.shared, &plugin.calls, deadline).await?;
-        let shared = slot(&self.shared, &host.calls, deadline).await?;
-        let budget = allowance.budget(limits);
+        let own = permits(job, &plugin.calls, 1, deadline, "call slot").await?;
+        let shared = permits(job, &host.calls, 1, deadline, "call slot").await?;
+        let mut budget = allowance.budget(limits);
 
         let slot = &mut self.instances[place];
         let instance = match slot.take() {
@@ -173,13 +173,14 @@ impl JobState {
                 let taken = plugin.ready.take();
                 ready::fill_later(host, plugin);
                 if let Some(mut instance) = taken {
-                    instance.adopt(&self.shared);
+                    instance.adopt(job);
                     begin(&mut instance.store, Some(phase), budget);
                     plugin.shared.stats.instance(true, began.elapsed());
                     instance
                 } else {
-                    slice::leave(&self.shared).await;
-                    let job = &self.shared;
+                    slice::leave(job).await;
+                    // Getting a thread may have taken long, and is not the plugin's fault.
+                    budget = allowance.budget(limits);
                     let made =
                         JobInstance::configured(host, plugin, job, Some(phase), budget).await;
                     plugin.shared.stats.instance(false, began.elapsed());
@@ -212,7 +213,7 @@ impl JobState {
     /// CPU time that the plugin used since it was entered.
     pub(crate) fn cpu(&self, place: usize) -> Duration {
         let instance = self.instances[place].as_ref();
-        instance.map_or(Duration::ZERO, |instance| instance.store.data().call.clock.total())
+        instance.map_or(Duration::ZERO, |instance| instance.store.data().call.clock.total().cpu)
     }
 
     /// Records how a step ended, and decides under the plugin's policy what it
@@ -270,33 +271,26 @@ impl JobState {
     }
 }
 
-/// A call slot, waited for until `deadline`.
-async fn slot(
+/// So many permits, waited for until `deadline`, or until the job is cancelled.
+async fn permits(
     job: &JobShared,
-    slots: &Arc<Semaphore>,
-    deadline: Instant,
-) -> Result<OwnedSemaphorePermit, CallError> {
-    // Mostly there is one, and no timer is needed to find out.
-    match Arc::clone(slots).try_acquire_owned() {
-        Ok(permit) => Ok(permit),
-        Err(_) => wait(job, deadline, "call slot", Arc::clone(slots).acquire_owned()).await,
-    }
-}
-
-/// Waits for a permit until `deadline`, or until the job is cancelled.
-async fn wait<T, E>(
-    job: &JobShared,
+    of: &Arc<Semaphore>,
+    n: u32,
     deadline: Instant,
     what: &str,
-    permit: impl Future<Output = Result<T, E>>,
-) -> Result<T, CallError> {
+) -> Result<OwnedSemaphorePermit, CallError> {
+    // Mostly they are there, and no timer is needed to find out.
+    if let Ok(permits) = Arc::clone(of).try_acquire_many_owned(n) {
+        return Ok(permits);
+    }
+    let permits = Arc::clone(of).acquire_many_owned(n);
     tokio::select! {
         biased;
         () = job.cancelled() => {
             Err(CallError::new(FailureKind::Cancelled, "the job was cancelled"))
         }
-        permit = tokio::time::timeout_at(deadline.into(), permit) => match permit {
-            Ok(Ok(permit)) => Ok(permit),
+        permits = tokio::time::timeout_at(deadline.into(), permits) => match permits {
+            Ok(Ok(permits)) => Ok(permits),
             // The host never closes its semaphores.
             Ok(Err(_closed)) => Err(CallError::new(FailureKind::Host, "the host is closed")),
             Err(_elapsed) => Err(CallError::new(

@@ -119,13 +119,18 @@ pub(crate) fn limit_text(state: &GuestState, kind: FailureKind) -> Option<String
     Some(match kind {
         FailureKind::Cpu => format!(
             "used {:?} of CPU time, limit `{}` is {:?}",
-            state.call.clock.total(),
+            state.call.clock.total().cpu,
             state.call.budget.cpu_limit,
             state.call.budget.cpu
         ),
         FailureKind::Wall => {
             let budget = &state.call.budget;
-            format!("ran out of wall time, limit `{}` is {:?}", budget.wall_limit, budget.wall)
+            let starved = state.call.clock.total().starved;
+            format!(
+                "ran out of wall time, limit `{}` is {:?}, and {starved:.1?} without a free \
+                 processor are not counted",
+                budget.wall_limit, budget.wall
+            )
         }
         FailureKind::Memory => format!(
             "asked for {} bytes of memory in all, limit `memory_bytes` is {}",

@@ -4,6 +4,7 @@
 //! lines of the package can be served by one chain later. Conversion is done in
 //! `bindings`; the protocol's own types are the worker's business.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::{Failure, Phase};
@@ -71,12 +72,24 @@ pub struct Prompt {
     pub model: String,
     /// The whole prompt.
     pub text: String,
+    /// The parts of `text` in which control tokens are parsed, in bytes: nothing
+    /// that a client wrote, unless the job wants its control tokens to take effect.
+    /// They ascend, do not overlap, and begin and end between two characters.
+    pub markup: Vec<Range<usize>>,
     /// How many tokens it is.
     pub tokens: u32,
     /// Size of the job's context, in tokens.
     pub context_length: u32,
     /// The chat template that made it; `None` for a completion.
     pub template: Option<String>,
+}
+
+/// What a plugin makes of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewPrompt {
+    pub(crate) text: String,
+    /// As in [`Prompt::markup`].
+    pub(crate) markup: Vec<Range<usize>>,
 }
 
 /// What the request phase of a chain ended in.
@@ -110,8 +123,10 @@ pub enum PromptOutcome {
     Continue {
         /// The prompt.
         text: String,
-        /// Whether a plugin replaced it. A replaced prompt is tokenized again,
-        /// as one piece, with control tokens parsed.
+        /// As in [`Prompt::markup`].
+        markup: Vec<Range<usize>>,
+        /// Whether a plugin replaced it. A replaced prompt is tokenized again, with
+        /// control tokens parsed in its markup.
         replaced: bool,
     },
     /// A plugin decided against the request. It is not a failure: code and
@@ -188,7 +203,8 @@ impl Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldChange {
     /// `model`, `content`, `system`, `input[0]`, `messages[1]`,
-    /// `options.temperature`, or `prompt`.
+    /// `options.temperature`, `prompt`, or `markup`: those parts of a prompt in which
+    /// control tokens are parsed, as one text.
     pub field: String,
     /// Bytes before the change; `None` when the field is new.
     pub before_bytes: Option<usize>,

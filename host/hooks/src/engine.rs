@@ -187,9 +187,10 @@ pub(crate) fn store(
 /// Decides at each tick of a running guest whether it may go on.
 fn on_tick(mut store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<UpdateDeadline> {
     let call = &mut store.data_mut().call;
-    let over = if call.clock.used() > call.budget.cpu {
+    let used = call.clock.at_tick();
+    let over = if used.cpu > call.budget.cpu {
         Some(FailureKind::Cpu)
-    } else if Instant::now() > call.budget.deadline {
+    } else if Instant::now() > call.budget.ends(used.starved) {
         Some(FailureKind::Wall)
     } else {
         None
@@ -209,6 +210,7 @@ fn on_tick(mut store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<Updat
         state.plugin.slow.mark();
     }
     if yields || used_up {
+        state.call.clock.yields();
         // wasmtime's own `Yield` wakes itself at once, which can keep tokio from
         // running anything else.
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))

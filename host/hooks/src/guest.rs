@@ -17,7 +17,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::clock::CpuClock;
+use crate::clock::CallClock;
 use crate::engine::{MAX_INSTANCES_PER_COMPONENT, MAX_MEMORIES, MAX_TABLES};
 use crate::error::{FailureKind, Phase};
 use crate::instance::{Allowance, Budget};
@@ -49,7 +49,7 @@ pub(crate) struct CallState {
     /// `None` while the instance is made or configured.
     pub(crate) phase: Option<Phase>,
     pub(crate) budget: Budget,
-    pub(crate) clock: Arc<CpuClock>,
+    pub(crate) clock: Arc<CallClock>,
     /// Ticks that the guest has run through.
     pub(crate) ticks: u32,
     /// Why the epoch callback ended the call.

@@ -5,9 +5,10 @@
 //! clock, while the ticker runs, and until the job is cancelled. Which guest is
 //! called when is the business of `run` and `load`.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use wasmtime::Store;
@@ -18,7 +19,7 @@ use crate::bindings::v0_1::{
     lifecycle, observer, prompt_hook, request_hook, response_hook, stream_filter,
 };
 use crate::classify::{CallError, Stage, add_stderr, classify, limit_text};
-use crate::clock::CpuClock;
+use crate::clock::CallClock;
 use crate::config::Limits;
 use crate::engine;
 use crate::error::{FailureKind, Phase};
@@ -27,6 +28,9 @@ use crate::host::Shared;
 use crate::imports::millis;
 use crate::job::JobShared;
 use crate::plugin::Plugin;
+
+/// Time without a processor that a call is forgiven, in multiples of its wall limit.
+const STARVED_WALLS: u32 = 4;
 
 /// What a call is allowed to take, by what it is.
 #[derive(Debug, Clone, Copy)]
@@ -42,18 +46,21 @@ pub(crate) enum Allowance {
 impl Allowance {
     /// The budget of a call that starts now.
     pub(crate) fn budget(self, limits: &Limits) -> Budget {
-        let (wall, wall_limit, cpu, cpu_limit) = match self {
-            Self::Call => (limits.wall, "wall", limits.cpu, "cpu"),
-            Self::Push => (limits.push_wall, "push_wall", limits.push_cpu, "push_cpu"),
-            Self::Observer => {
-                (limits.observer_wall, "observer_wall", limits.observer_cpu, "observer_cpu")
-            }
+        let wall = self.wall(limits);
+        let (wall_limit, cpu, cpu_limit) = match self {
+            Self::Call => ("wall", limits.cpu, "cpu"),
+            Self::Push => ("push_wall", limits.push_cpu, "push_cpu"),
+            Self::Observer => ("observer_wall", limits.observer_cpu, "observer_cpu"),
         };
         Budget { deadline: Instant::now() + wall, wall, wall_limit, cpu, cpu_limit }
     }
 
     pub(crate) fn wall(self, limits: &Limits) -> Duration {
-        self.budget(limits).wall
+        match self {
+            Self::Call => limits.wall,
+            Self::Push => limits.push_wall,
+            Self::Observer => limits.observer_wall,
+        }
     }
 }
 
@@ -80,6 +87,13 @@ impl Budget {
             cpu,
             cpu_limit: "cpu",
         }
+    }
+
+    /// When the wall time is over for a call that could not run for `starved`, because
+    /// no processor was free: a busy machine is no fault of the plugin. That it gives up
+    /// in the end is for the client who waits.
+    pub(crate) fn ends(&self, starved: Duration) -> Instant {
+        self.deadline + starved.min(self.wall.saturating_mul(STARVED_WALLS))
     }
 
     /// Milliseconds left, as a plugin gets them.
@@ -250,22 +264,43 @@ pub(crate) enum Ended<T> {
 pub(crate) async fn guard<T>(
     host: &Shared,
     job: &JobShared,
-    clock: &CpuClock,
+    clock: &CallClock,
     budget: Budget,
     entry: impl Future<Output = wasmtime::Result<T>>,
 ) -> Ended<T> {
+    if job.is_cancelled() {
+        return Ended::Cancelled;
+    }
     let _ticking = host.ticker.enter();
     // It is large, and would otherwise be moved once for each layer around it.
     let entry = pin!(entry);
-    let timed = tokio::time::timeout_at(budget.deadline.into(), clock.metered(entry));
-    tokio::select! {
-        biased;
-        () = job.cancelled() => Ended::Cancelled,
-        ended = timed => match ended {
-            Ok(Ok(value)) => Ended::Done(value),
-            Ok(Err(error)) => Ended::Error(error),
-            Err(_elapsed) => Ended::OutOfTime,
-        },
+    let mut entry = pin!(clock.metered(entry));
+    // Most calls wait for nothing, and need neither a timer nor to hear of the job.
+    if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(entry.as_mut().poll(cx))).await {
+        return ended.into();
+    }
+    let mut ends = budget.ends(clock.total().starved);
+    loop {
+        tokio::select! {
+            biased;
+            () = job.cancelled() => return Ended::Cancelled,
+            ended = &mut entry => return ended.into(),
+            () = tokio::time::sleep_until(ends.into()) => {}
+        }
+        let later = budget.ends(clock.total().starved);
+        if later <= ends {
+            return Ended::OutOfTime;
+        }
+        ends = later;
+    }
+}
+
+impl<T> From<wasmtime::Result<T>> for Ended<T> {
+    fn from(ended: wasmtime::Result<T>) -> Self {
+        match ended {
+            Ok(value) => Self::Done(value),
+            Err(error) => Self::Error(error),
+        }
     }
 }
 

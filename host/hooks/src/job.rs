@@ -155,7 +155,11 @@ impl JobHooks {
     pub async fn on_prompt(&mut self, prompt: Prompt) -> PromptOutcome {
         if !self.chain.has(Phase::Prompt) {
             self.note_model(&prompt.model);
-            return PromptOutcome::Continue { text: prompt.text, replaced: false };
+            return PromptOutcome::Continue {
+                text: prompt.text,
+                markup: prompt.markup,
+                replaced: false,
+            };
         }
         self.model.clone_from(&prompt.model);
         let phase = self.phase(Phase::Prompt, |mut state| async move {

@@ -15,15 +15,15 @@ use crate::bindings::v0_1::{
 };
 use crate::calls::{JobState, Step, checked, invalid, missing, returned_error};
 use crate::classify::{CallError, Stage};
-use crate::data::{Prompt, PromptOutcome, Request, RequestOutcome, Summary};
+use crate::data::{NewPrompt, Prompt, PromptOutcome, Request, RequestOutcome, Summary};
 use crate::error::{FailureKind, Phase};
 use crate::instance::{Allowance, guard, settle};
 use crate::tokenizer::TokenizerError;
-use crate::verdict::{apply, check_prompt, check_text, differences, text_change};
+use crate::verdict::{apply, check_prompt, check_text, differences, prompt_differences};
 use crate::watch::Watch;
 
 type RequestStep = Step<Request, String>;
-type PromptStep = Step<String, Infallible>;
+type PromptStep = Step<NewPrompt, Infallible>;
 type ObserverStep = Step<Infallible, Infallible>;
 
 impl JobState {
@@ -119,8 +119,9 @@ impl JobState {
             let step = step.instrument(span).await;
             match self.leave(place, watch, step) {
                 Ok(Step::Pass) => {}
-                Ok(Step::Change(text, _)) => {
-                    prompt.text = text;
+                Ok(Step::Change(new, _)) => {
+                    prompt.text = new.text;
+                    prompt.markup = new.markup;
                     replaced = true;
                 }
                 Ok(Step::Respond(never)) => match never {},
@@ -135,7 +136,7 @@ impl JobState {
                 Err(failure) => return PromptOutcome::Failed(failure),
             }
         }
-        PromptOutcome::Continue { text: prompt.text, replaced }
+        PromptOutcome::Continue { text: prompt.text, markup: prompt.markup, replaced }
     }
 
     async fn prompt_step(
@@ -149,12 +150,11 @@ impl JobState {
         let host = &chain.host;
         let limits = &chain.plugins[place].shared.limits;
         if count_again {
-            // As the worker will tokenize it: one piece, control tokens parsed.
-            let tokens = host.services.tokenizer.encode(&prompt.model, &prompt.text, true);
-            let tokens = tokens.map_err(|error: TokenizerError| {
+            let tokenizer = &host.services.tokenizer;
+            let tokens = tokenizer.count_prompt(&prompt.model, &prompt.text, &prompt.markup);
+            prompt.tokens = tokens.map_err(|error: TokenizerError| {
                 CallError::new(FailureKind::Host, format!("tokens of the prompt: {error}"))
             })?;
-            prompt.tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         }
         let entry = self.enter(place, watch, Allowance::Call).await?;
         let context = self.context(&entry);
@@ -172,10 +172,10 @@ impl JobState {
         };
         match verdict {
             prompt_hook::Verdict::Pass => Ok(Step::Pass),
-            prompt_hook::Verdict::Replace(text) => {
-                check_prompt(&text, limits).map_err(invalid)?;
-                let fields = text_change("prompt", &prompt.text, &text, self.keep_text);
-                Ok(Step::Change(text, fields))
+            prompt_hook::Verdict::Replace(replacement) => {
+                let new = check_prompt(replacement, limits).map_err(invalid)?;
+                let fields = prompt_differences(prompt, &new, self.keep_text);
+                Ok(Step::Change(new, fields))
             }
             prompt_hook::Verdict::Reject(rejection) => checked(rejection, limits).map(Step::Reject),
         }

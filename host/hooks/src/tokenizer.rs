@@ -3,6 +3,8 @@
 //! This crate enforces sizes and calls the service on threads of its own; how a
 //! text becomes tokens is the business of whoever implements the trait.
 
+use std::ops::Range;
+
 /// Look-ups in the vocabulary of a loaded model. Calls may take CPU time, but
 /// must not wait for anything.
 pub trait TokenizerService: Send + Sync {
@@ -20,6 +22,15 @@ pub trait TokenizerService: Send + Sync {
         text: &str,
         parse_special: bool,
     ) -> Result<Vec<u32>, TokenizerError>;
+
+    /// How many tokens a prompt is, with control tokens parsed in its markup (see
+    /// [`crate::Prompt::markup`]).
+    fn count_prompt(
+        &self,
+        model: &str,
+        text: &str,
+        markup: &[Range<usize>],
+    ) -> Result<u32, TokenizerError>;
 
     /// The text of `tokens`.
     fn decode(&self, model: &str, tokens: &[u32]) -> Result<String, TokenizerError>;
@@ -70,6 +81,15 @@ impl TokenizerService for NoTokenizer {
     }
 
     fn encode(&self, model: &str, _: &str, _: bool) -> Result<Vec<u32>, TokenizerError> {
+        Err(TokenizerError::UnknownModel(model.to_owned()))
+    }
+
+    fn count_prompt(
+        &self,
+        model: &str,
+        _text: &str,
+        _markup: &[Range<usize>],
+    ) -> Result<u32, TokenizerError> {
         Err(TokenizerError::UnknownModel(model.to_owned()))
     }
 

@@ -4,13 +4,16 @@
 //! Option names and ranges are the protocol's business: the worker gives an
 //! [`crate::OptionCheck`] for those.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use crate::bindings::v0_1::{
-    OptionPatch, content_bytes, content_from_wit, option_bytes, request_hook, types,
+    OptionPatch, content_bytes, content_from_wit, option_bytes, prompt_bytes, prompt_from_wit,
+    prompt_hook, request_hook, types,
 };
 use crate::config::Limits;
-use crate::data::{Content, FieldChange, Request};
+use crate::data::{Content, FieldChange, NewPrompt, Prompt, Request};
 
 /// Longest name of an option or model. The protocol's names are far shorter.
 const NAME_BYTES: usize = 1024;
@@ -108,11 +111,34 @@ pub(crate) fn check_text(what: &str, text: &str, limits: &Limits) -> Result<(), 
 }
 
 /// Checks a new prompt: an empty one would generate from nothing.
-pub(crate) fn check_prompt(text: &str, limits: &Limits) -> Result<(), String> {
-    if text.is_empty() {
+pub(crate) fn check_prompt(
+    replacement: prompt_hook::Replacement,
+    limits: &Limits,
+) -> Result<NewPrompt, String> {
+    if replacement.text.is_empty() {
         return Err("the prompt is empty".to_owned());
     }
-    check_size("the prompt", text.len(), limits)
+    check_size("the prompt", prompt_bytes(&replacement), limits)?;
+    let new = prompt_from_wit(replacement);
+    check_markup(&new.text, &new.markup)?;
+    Ok(new)
+}
+
+/// Checks the markup of a prompt.
+pub(crate) fn check_markup(text: &str, markup: &[Range<usize>]) -> Result<(), String> {
+    let mut last = 0;
+    for (n, &Range { start, end }) in markup.iter().enumerate() {
+        let wrong = |rule: &str| Err(format!("`markup[{n}]` is {start} to {end}: {rule}"));
+        if start < last || end < start {
+            return wrong("spans ascend and do not overlap");
+        }
+        // Beyond the text there is no such place.
+        if !text.is_char_boundary(start) || !text.is_char_boundary(end) {
+            return wrong("spans begin and end between two characters of the text");
+        }
+        last = end;
+    }
+    Ok(())
 }
 
 /// Checks code and reason of a rejection.
@@ -153,10 +179,20 @@ pub(crate) fn differences(before: &Request, after: &Request, keep_text: bool) ->
     list.changes
 }
 
-/// The change of a single text.
-pub(crate) fn text_change(field: &str, before: &str, after: &str, keep: bool) -> Vec<FieldChange> {
-    let mut list = Differences { keep_text: keep, changes: Vec::new() };
-    list.add(field, Some(before), Some(after));
+/// Lists what a plugin has made of a prompt. The markup is in the list when other
+/// text than before may hold control tokens, not when it has only moved.
+pub(crate) fn prompt_differences(
+    before: &Prompt,
+    after: &NewPrompt,
+    keep_text: bool,
+) -> Vec<FieldChange> {
+    let joined = |text: &str, markup: &[Range<usize>]| -> String {
+        markup.iter().map(|span| &text[span.clone()]).collect()
+    };
+    let mut list = Differences { keep_text, changes: Vec::new() };
+    list.add("prompt", Some(&before.text), Some(&after.text));
+    let (old, new) = (joined(&before.text, &before.markup), joined(&after.text, &after.markup));
+    list.add("markup", Some(&old), Some(&new));
     list.changes
 }
 
@@ -340,6 +376,58 @@ mod tests {
             input: vec![String::new(); 300_000],
         });
         invalid(request_hook::Patch { content: Some(content), ..patch() }, "limit `output_bytes`");
+    }
+
+    #[test]
+    fn markup_is_in_order_and_between_characters() {
+        let check = |spans: &[(u32, u32)]| {
+            let markup = spans.iter().map(|&(start, end)| prompt_hook::Span { start, end });
+            let text = "aé<s>".to_owned();
+            let replacement = prompt_hook::Replacement { text, markup: markup.collect() };
+            check_prompt(replacement, &Limits::default())
+        };
+        for good in [&[][..], &[(0, 6)], &[(0, 1), (1, 3), (3, 6)], &[(0, 0), (3, 3), (6, 6)]] {
+            let markup = check(good).unwrap().markup;
+            assert!(markup.iter().zip(good).all(|(span, given)| span.end == given.1 as usize));
+            assert_eq!(markup.len(), good.len());
+        }
+        let bad: [(&[(u32, u32)], &str); 8] = [
+            (&[(0, 7)], "`markup[0]` is 0 to 7: spans begin and end between"),
+            (&[(7, 7)], "between two characters"),
+            (&[(0, u32::MAX)], "between two characters"),
+            (&[(0, 2)], "between two characters"),
+            (&[(2, 6)], "between two characters"),
+            (&[(3, 1)], "do not overlap"),
+            (&[(0, 3), (1, 6)], "`markup[1]` is 1 to 6: spans ascend and do not overlap"),
+            (&[(3, 6), (0, 1)], "do not overlap"),
+        ];
+        for (bad, expected) in bad {
+            let error = check(bad).unwrap_err();
+            assert!(error.contains(expected), "{bad:?}: {error}");
+        }
+        let spans = vec![(0, 0); 300_000];
+        assert!(check(&spans).unwrap_err().contains("limit `output_bytes`"));
+    }
+
+    #[test]
+    fn markup_is_a_change_when_its_text_is_another() {
+        let before = Prompt {
+            model: String::new(),
+            text: "<s>hi<s>".to_owned(),
+            markup: vec![0..3, 5..8],
+            tokens: 4,
+            context_length: 9,
+            template: None,
+        };
+        let fields = |text: &str, markup| {
+            let after = NewPrompt { text: text.to_owned(), markup };
+            let changes = prompt_differences(&before, &after, false);
+            changes.into_iter().map(|change| (change.field, change.after_bytes)).collect::<Vec<_>>()
+        };
+        let moved = fields("<s>hello<s>", vec![0..3, 8..11]);
+        assert_eq!(moved, [("prompt".to_owned(), Some(11))]);
+        let forgotten = fields("<s>hi<s>", Vec::new());
+        assert_eq!(forgotten, [("markup".to_owned(), Some(0))]);
     }
 
     #[test]

@@ -155,7 +155,7 @@ pub struct Usage {
     pub truncated_tokens: u32,
 }
 
-/// Durations of one prediction, in milliseconds.
+/// Durations of one prediction, in milliseconds, and what was done to shorten them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Timings {
     /// Arrival to start, model load included.
@@ -166,6 +166,12 @@ pub struct Timings {
     pub prompt_ms: f64,
     /// The first sampled token to the end.
     pub predict_ms: f64,
+    /// Tokens that were computed ahead, on a guess.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub draft_tokens: u32,
+    /// Those of them that were right.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub accepted_draft_tokens: u32,
 }
 
 impl Timings {
@@ -183,6 +189,7 @@ impl Timings {
             hooks_ms: ms(hooks),
             prompt_ms: ms(prompt),
             predict_ms: ms(predict),
+            ..Self::default()
         }
     }
 }

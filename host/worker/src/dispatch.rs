@@ -2,7 +2,8 @@
 //!
 //! It waits for commands, for what running jobs report and for the table's next
 //! deadline, and never for the network or a job: answers go to
-//! [`crate::replies`], jobs run as tasks of their own ([`crate::job`]).
+//! [`crate::replies`], questions to other workers to [`crate::peers`], jobs run as
+//! tasks of their own ([`crate::job`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::job::{self, Incoming, Shared};
+use crate::peers::{Heard, Peers, Question, subject_of_peers};
 use crate::replies::Replies;
+use crate::settings::JobSettings;
 use crate::table::{
-    Action, Drained, Event, Found, InterruptId, JobName, JobTable, Limits, Mark, Refusal, Ticket,
-    Time,
+    Action, Asker, Drained, Event, Found, InterruptId, JobName, JobTable, Limits, Mark, Refusal,
+    Ticket, Time,
 };
 
 /// Commands that may wait for the task.
@@ -42,6 +45,8 @@ pub enum Command {
         /// Completes when the answer has been handed on.
         done: Option<oneshot::Sender<()>>,
     },
+    /// Another worker has said something.
+    Peer(Heard),
     /// Take no more jobs; running ones get this much time.
     Drain {
         /// Until what runs is cancelled.
@@ -53,14 +58,19 @@ pub enum Command {
 
 struct PendingAnswer {
     job: JobName,
-    reply: Option<String>,
-    done: Option<oneshot::Sender<()>>,
+    to: AnswerTo,
+}
+
+enum AnswerTo {
+    Client { reply: Option<String>, done: Option<oneshot::Sender<()>> },
+    Peer(Question),
 }
 
 /// The task's state.
 pub struct Dispatcher {
     shared: Arc<Shared>,
     replies: Replies,
+    peers: Peers,
     began: Instant,
     table: JobTable,
     slots: u32,
@@ -83,19 +93,23 @@ impl Dispatcher {
     pub async fn run(
         shared: Arc<Shared>,
         replies: Replies,
-        slots: u32,
-        queue: usize,
+        peers: Peers,
+        settings: JobSettings,
         mut commands: mpsc::Receiver<Command>,
     ) {
-        // Jobs report at most three times each, so the table bounds what waits.
+        // Jobs report at most three times each, and a question at most once, so the
+        // table bounds what waits.
         let (reports, mut reported) = mpsc::unbounded_channel();
-        let slots_usize = usize::try_from(slots).unwrap_or(usize::MAX);
+        let slots = usize::try_from(settings.slots).unwrap_or(usize::MAX);
+        let limits =
+            Limits { peers_wait: settings.interrupt_peers, ..Limits::new(slots, settings.queue) };
         let mut dispatcher = Self {
             shared,
             replies,
+            peers,
             began: Instant::now(),
-            table: JobTable::new(Limits::new(slots_usize, queue)),
-            slots,
+            table: JobTable::new(limits),
+            slots: settings.slots,
             next: 0,
             parked: HashMap::new(),
             running: HashMap::new(),
@@ -140,16 +154,26 @@ impl Dispatcher {
                 self.step(Event::Predict { job, ticket, tenant });
             }
             Command::Interrupt { job, reply, mark, done } => {
-                let id = InterruptId(self.number());
-                let answer = PendingAnswer { job: Arc::clone(&job), reply, done };
-                self.interrupts.insert(id, answer);
-                self.step(Event::Interrupt { job, id, mark });
+                self.interrupt(job, mark, Asker::Client, AnswerTo::Client { reply, done });
             }
+            Command::Peer(Heard::Asked { question, job, mark }) => {
+                self.interrupt(job, mark, Asker::Peer, AnswerTo::Peer(question));
+            }
+            Command::Peer(Heard::Answered { job, id, ended }) => {
+                self.step(Event::Elsewhere { job, id, ended });
+            }
+            Command::Peer(Heard::Nobody(id)) => self.step(Event::Alone(id)),
             Command::Drain { grace, drained } => {
                 self.drained = Some(drained);
                 self.step(Event::Drain { grace });
             }
         }
+    }
+
+    fn interrupt(&mut self, job: JobName, mark: Mark, asker: Asker, to: AnswerTo) {
+        let id = InterruptId(self.number());
+        self.interrupts.insert(id, PendingAnswer { job: Arc::clone(&job), to });
+        self.step(Event::Interrupt { job, id, mark, asker });
     }
 
     fn reported(&mut self, event: Event) {
@@ -179,6 +203,8 @@ impl Dispatcher {
                         cancel.cancel();
                     }
                 }
+                Action::Ask(id, mark) => self.ask(id, mark),
+                Action::Claim(id) => self.claim(id),
                 Action::Answer(id, found) => self.answer(id, found),
                 Action::Drained(how) => {
                     if let Some(drained) = self.drained.take() {
@@ -246,14 +272,56 @@ impl Dispatcher {
         });
     }
 
+    /// Asks the other workers whose job an interrupt means.
+    fn ask(&self, id: InterruptId, mark: Mark) {
+        if let Some(PendingAnswer { job, .. }) = self.interrupts.get(&id)
+            && !self.peers.ask(id, job, mark)
+        {
+            let _ = self.reports.send(Event::Alone(id));
+        }
+    }
+
+    /// Tells the worker that has asked that the job is here.
+    fn claim(&self, id: InterruptId) {
+        if let Some(PendingAnswer { job, to: AnswerTo::Peer(question) }) = self.interrupts.get(&id)
+        {
+            self.answer_peer(job, question, false);
+        }
+    }
+
     fn answer(&mut self, id: InterruptId, found: Found) {
-        let Some(PendingAnswer { job, reply, done }) = self.interrupts.remove(&id) else {
+        let Some(PendingAnswer { job, to }) = self.interrupts.remove(&id) else {
             return;
         };
         tracing::debug!(?job, ?found, "interrupt");
+        match to {
+            AnswerTo::Client { reply, done } => self.answer_client(&job, reply, done, found),
+            AnswerTo::Peer(question) if found == Found::Yes => {
+                self.answer_peer(&job, &question, true);
+            }
+            // It has asked all workers and waits for the one that has the job.
+            AnswerTo::Peer(_) => {}
+        }
+    }
+
+    /// Sent over the connection of the jobs' own messages: behind the last one of this
+    /// job, so that the client sees that before the answer to its interrupt.
+    fn answer_peer(&self, job: &str, question: &Question, ended: bool) {
+        let Shared { subject, worker, outbox, .. } = &*self.shared;
+        let answer = question.answer(worker, job, ended);
+        self.replies.post(outbox.control_message(&subject_of_peers(subject), &answer, None));
+    }
+
+    fn answer_client(
+        &self,
+        job: &str,
+        reply: Option<String>,
+        done: Option<oneshot::Sender<()>>,
+        found: Found,
+    ) {
         let response = match found {
-            Found::Yes => WorkerResponse::interrupted(&*job),
-            Found::No => WorkerResponse::failed(&*job, ErrorBody::job_not_found()),
+            Found::Yes => WorkerResponse::interrupted(job),
+            Found::No => WorkerResponse::failed(job, ErrorBody::job_not_found()),
         };
         if let Some(reply) = reply {
             self.replies.send(&reply, &response);

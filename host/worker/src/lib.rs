@@ -8,7 +8,7 @@
 //! ```text
 //!             ┌───────── nats::intake ─────────┐  decodes, waits for nothing
 //!             ▼                                ▼
-//!          lister                          dispatch ──▶ table   decides, pure
+//!          lister             peers ◀────▶ dispatch ──▶ table   decides, pure
 //!             │                                │
 //!             │                                ▼ one task for each job
 //!             │             models ◀───────── job ──▶ llamero-hooks, llamero-engine
@@ -19,7 +19,8 @@
 //!
 //! Reading order, which is the way of a request: [`settings`] and [`run`] for
 //! the beginning and the end, then `nats`, `table` and `dispatch`, `job` with
-//! `models` and `wire`, and `publish`, `replies` and `lister` for the answers.
+//! `models` and `wire`, and `publish`, `replies` and `lister` for the answers; `peers`
+//! is about jobs that another worker has.
 //!
 //! What holds everywhere: the receive loop waits for nothing but messages, the
 //! job table does no I/O, generating never waits for the network, and prompt or
@@ -36,6 +37,7 @@ mod worker;
 mod nats;
 
 mod dispatch;
+mod peers;
 mod table;
 
 mod hook_services;
@@ -55,8 +57,8 @@ pub mod connection {
 
 /// Ends the process of a worker: the only safe way, see the engine's own words.
 pub use llamero_engine::exit_process;
-/// The instruction sets and options that llama.cpp was built with.
-pub use llamero_engine::system_info;
+/// The instruction sets and options that llama.cpp computes with.
+pub use llamero_engine::{BackendError, Kernels, SystemInfo, system_info};
 pub use models::{LoadEvent, LoadProgress, ModelError};
 pub use nats::state::HookStateError;
 pub use tokio_util::sync::CancellationToken;

@@ -1,4 +1,5 @@
-//! Short answers: errors before a job begins, interrupts, lists.
+//! Short answers: errors before a job begins, interrupts, lists, and what other
+//! workers are told about interrupts.
 //!
 //! One task sends them in order, so that nobody who decides has to wait for the
 //! network. What belongs to a running job is sent by the job itself
@@ -62,6 +63,11 @@ impl Replies {
     /// Sends a response.
     pub fn send(&self, reply: &str, response: &WorkerResponse) {
         self.push(self.outbox.message(reply, response), None);
+    }
+
+    /// Sends a message that need not be a response.
+    pub fn post(&self, message: OutboundMessage) {
+        self.push(message, None);
     }
 
     /// Sends a message; what is returned completes once it has been handed to

@@ -9,7 +9,7 @@
 //!  1 waiting jobs refused (5), later predicts too            fatal: SubscriptionLost
 //!  2 subscription drained: what was routed is answered
 //!  3 running jobs end, or are cancelled (8) when the grace is over
-//!  4 last messages confirmed, answers sent
+//!  4 other workers no longer heard; last messages confirmed, answers sent
 //!  5 commands about hooks no longer taken; flush
 //!  6 connection drained and closed
 //!  7 models released
@@ -40,6 +40,7 @@ use crate::nats::inbox::Inbox;
 use crate::nats::intake::{Actors, End, Intake};
 use crate::nats::outbox::Outbox;
 use crate::nats::state::HookStateError;
+use crate::peers::{Joined, PeerLink, Peers};
 use crate::publish::{Buckets, Pace};
 use crate::replies::Replies;
 use crate::settings::Settings;
@@ -210,6 +211,7 @@ struct Serving {
     sending: tokio::task::JoinHandle<()>,
     tracker: TaskTracker,
     control: Control,
+    peers: Option<PeerLink>,
 }
 
 impl Serving {
@@ -247,13 +249,9 @@ impl Serving {
             tfs_z_warned: AtomicBool::new(false),
         });
         let (dispatch, commands) = mpsc::channel(dispatch::CAPACITY);
-        tokio::spawn(Dispatcher::run(
-            shared,
-            replies.clone(),
-            settings.jobs.slots,
-            settings.jobs.queue,
-            commands,
-        ));
+        let (peers, questions) = Peers::new();
+        let jobs = settings.jobs.clone();
+        tokio::spawn(Dispatcher::run(shared, replies.clone(), peers, jobs, commands));
         let (lister_sender, lists) = mpsc::channel(lister::CAPACITY);
         let lister = Lister {
             dir: settings.models.dir.clone(),
@@ -277,10 +275,16 @@ impl Serving {
         ));
         let control = Control::subscribe(&connection, &subject, &worker, settings.hooks.control);
         let control = control.await;
+        let joined = if settings.jobs.interrupt_peers.is_zero() {
+            None
+        } else {
+            Joined::join(&settings.nats, &worker).await
+        };
         let subscriber =
             connection.client.queue_subscribe(subject.clone(), QUEUE_GROUP.to_owned()).await?;
         check_subscribed(&outbox, &subject).await?;
         let control = control.serve(hooks, outbox.clone());
+        let peers = joined.map(|joined| joined.serve(questions, dispatch.clone()));
 
         let stop_receiving = CancellationToken::new();
         let receiving = tokio::spawn({
@@ -308,6 +312,7 @@ impl Serving {
             sending,
             tracker,
             control,
+            peers,
         })
     }
 
@@ -343,6 +348,9 @@ impl Serving {
             }
         }
         let how = all_ended.await.unwrap_or(Drained::GraceRanOut);
+        if let Some(peers) = self.peers {
+            peers.stop().await;
+        }
         // Everything that could still send an answer ends when these do.
         drop(self.dispatch);
         drop(self.intake);

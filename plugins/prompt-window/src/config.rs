@@ -7,18 +7,6 @@ use serde::Deserialize;
 /// a worker need not check a configuration against its schema.
 pub const SCHEMA: &str = include_str!("config.schema.json");
 
-/// What becomes of a prompt that should be shortened and must not be, because
-/// shortening it would turn a client's text into control tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnControlText {
-    /// It stays as long as it is.
-    #[default]
-    Pass,
-    /// The request is rejected.
-    Reject,
-}
-
 /// The plugin's configuration document.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,8 +21,6 @@ pub struct Config {
     pub max_context_tokens: Option<u32>,
     /// Room for the answer, in tokens, unless the request says how much it wants.
     pub reserve_tokens: u32,
-    /// See [`OnControlText`].
-    pub on_control_text: OnControlText,
 }
 
 impl Default for Config {
@@ -45,7 +31,6 @@ impl Default for Config {
             separator: "\n\n".to_owned(),
             max_context_tokens: None,
             reserve_tokens: 256,
-            on_control_text: OnControlText::default(),
         }
     }
 }
@@ -84,7 +69,7 @@ mod tests {
     fn every_key_is_read() {
         let config = Config::parse(
             r#"{"open": "<<", "close": ">>", "separator": "---", "max_context_tokens": 10,
-                "reserve_tokens": 20, "on_control_text": "reject"}"#,
+                "reserve_tokens": 20}"#,
         )
         .unwrap();
         let expected = Config {
@@ -93,7 +78,6 @@ mod tests {
             separator: "---".to_owned(),
             max_context_tokens: Some(10),
             reserve_tokens: 20,
-            on_control_text: OnControlText::Reject,
         };
         assert_eq!(config, expected);
         assert_eq!(Config::parse("{}").unwrap(), Config::default());
@@ -107,7 +91,6 @@ mod tests {
             (r#"{"separator": ""}"#, "`separator` is empty"),
             (r#"{"open": "x", "close": "x"}"#, "make them differ"),
             (r#"{"reserve_tokens": -1}"#, "invalid value"),
-            (r#"{"on_control_text": "cut"}"#, "unknown variant `cut`"),
         ] {
             let error = Config::parse(document).expect_err(document);
             assert!(error.contains(expected), "{document}: {error}");
@@ -124,6 +107,6 @@ mod tests {
             .collect();
         let document = serde_json::Value::Object(defaults).to_string();
         assert_eq!(Config::parse(&document).unwrap(), Config::default());
-        assert_eq!(properties.len(), 6);
+        assert_eq!(properties.len(), 5);
     }
 }

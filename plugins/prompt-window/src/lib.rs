@@ -5,11 +5,8 @@
 //! It does not retrieve anything, and it does not rank: the client (or a request
 //! hook before it) puts the best chunk first.
 //!
-//! **Why it listens to the request too.** Everything in a prompt that a prompt
-//! hook replaces is parsed for control tokens, while the worker does not parse
-//! them in a client's text. So replacing a prompt that quotes a client would let
-//! that client write control tokens. The prompt alone does not show which text is
-//! whose; the request does.
+//! It listens to the request as well, for the one number that a prompt does not
+//! show: how long the answer may become.
 
 mod config;
 mod window;
@@ -29,7 +26,6 @@ mod bindings {
             world plugin {
                 import llamero:hooks/call@0.1.0;
                 import llamero:hooks/config@0.1.0;
-                import llamero:hooks/log@0.1.0;
                 import llamero:hooks/tokenizer@0.1.0;
                 export llamero:hooks/lifecycle@0.1.0;
                 export llamero:hooks/request-hook@0.1.0;
@@ -43,16 +39,15 @@ mod bindings {
     export!(Plugin);
 }
 
+use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bindings::exports::llamero::hooks::{lifecycle, prompt_hook, request_hook};
-use bindings::llamero::hooks::types::{
-    CallContext, Content, HookError, OptionValue, Rejection, Request,
-};
-use bindings::llamero::hooks::{call, config as host_config, log, tokenizer};
+use bindings::llamero::hooks::types::{CallContext, HookError, OptionValue, Request};
+use bindings::llamero::hooks::{call, config as host_config, tokenizer};
 
-use config::{Config, OnControlText};
-use window::{Client, Outcome, Situation, Tokens};
+use config::Config;
+use window::{Outcome, Situation};
 
 /// The plugin; its state is in the statics below, because an instance serves one
 /// job.
@@ -60,18 +55,8 @@ struct Plugin;
 
 static CONFIG: OnceLock<Result<Config, String>> = OnceLock::new();
 
-/// What the request phase leaves for the prompt phase.
-static JOB: Mutex<Option<Job>> = Mutex::new(None);
-
-/// What has to be known of the request once its prompt is there.
-struct Job {
-    /// The texts of a chat's messages; empty for a completion.
-    messages: Vec<String>,
-    /// The option `max_tokens`.
-    max_tokens: Option<u32>,
-    /// The option `parse_special`.
-    parse_special: bool,
-}
+/// The option `max_tokens`, which the request phase leaves for the prompt phase.
+static MAX_TOKENS: Mutex<Option<u32>> = Mutex::new(None);
 
 /// The configuration, parsed at the first use: the worker calls `configure`
 /// before any request, but nothing here relies on it.
@@ -99,27 +84,17 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl request_hook::Guest for Plugin {
-    /// Always passes; it only takes notes.
+    /// Always passes; it only takes a note.
     fn on_request(
         _context: CallContext,
         request: Request,
     ) -> Result<request_hook::Verdict, HookError> {
-        let job = Job {
-            messages: match request.content {
-                Content::Completion(_) => Vec::new(),
-                Content::Chat(messages) => {
-                    messages.into_iter().map(|message| message.content).collect()
-                }
-            },
-            max_tokens: option(&request.options, "max_tokens")
-                .and_then(|value| value.as_f64())
-                .filter(|tokens| *tokens >= 1.0)
-                // Saturates, which is what "more than fits" should do.
-                .map(|tokens| tokens as u32),
-            parse_special: option(&request.options, "parse_special")
-                .is_some_and(|value| value == serde_json::Value::Bool(true)),
-        };
-        *JOB.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+        let max_tokens = option(&request.options, "max_tokens")
+            .and_then(|value| value.as_f64())
+            .filter(|tokens| *tokens >= 1.0)
+            // Saturates, which is what "more than fits" should do.
+            .map(|tokens| tokens as u32);
+        *MAX_TOKENS.lock().unwrap_or_else(PoisonError::into_inner) = max_tokens;
         Ok(request_hook::Verdict::Pass)
     }
 }
@@ -130,46 +105,30 @@ impl prompt_hook::Guest for Plugin {
         prompt: prompt_hook::Prompt,
     ) -> Result<prompt_hook::Verdict, HookError> {
         let config = config().map_err(HookError::Config)?;
-        let job = JOB.lock().unwrap_or_else(PoisonError::into_inner);
+        let markup: Vec<Range<usize>> =
+            prompt.markup.iter().map(|span| span.start as usize..span.end as usize).collect();
         let situation = Situation {
             text: &prompt.text,
+            markup: &markup,
             tokens: prompt.tokens,
             context_length: prompt.context_length,
-            max_tokens: job.as_ref().and_then(|job| job.max_tokens),
-            client: match (&*job, &prompt.template) {
-                (Some(job), None) if job.parse_special => Client::MayControl,
-                (_, None) => Client::WholePrompt,
-                (Some(job), Some(_)) => Client::Texts(&job.messages),
-                (None, Some(_)) => Client::Unknown,
-            },
+            max_tokens: *MAX_TOKENS.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        let model = ModelTokens(call::model());
-        match window::fit(config, situation, &model).map_err(HookError::Internal)? {
+        let model = call::model();
+        let count = |text: &str| tokenizer::count(&model, text).map_err(describe);
+        match window::fit(config, situation, &count).map_err(HookError::Internal)? {
             Outcome::Fits => Ok(prompt_hook::Verdict::Pass),
-            Outcome::Shortened { text, dropped, chunks } => {
+            Outcome::Shortened { text, markup, dropped, chunks } => {
                 call::note("dropped", &format!("{dropped} of {chunks} chunks"));
-                Ok(prompt_hook::Verdict::Replace(text))
+                // No larger than they were.
+                let span = |span: Range<usize>| prompt_hook::Span {
+                    start: span.start as u32,
+                    end: span.end as u32,
+                };
+                let markup = markup.into_iter().map(span).collect();
+                Ok(prompt_hook::Verdict::Replace(prompt_hook::Replacement { text, markup }))
             }
-            Outcome::ControlText => Ok(control_text(config)),
         }
-    }
-}
-
-/// The verdict on a prompt that must not be shortened.
-fn control_text(config: &Config) -> prompt_hook::Verdict {
-    match config.on_control_text {
-        OnControlText::Pass => {
-            let message = "context not shortened: the request has text that looks like \
-                           control tokens";
-            log::write(log::Level::Warn, message, &[]);
-            prompt_hook::Verdict::Pass
-        }
-        OnControlText::Reject => prompt_hook::Verdict::Reject(Rejection {
-            code: None,
-            reason: "the context is too long, and cannot be shortened because the request has \
-                     text that looks like control tokens: remove that text or shorten the context"
-                .to_owned(),
-        }),
     }
 }
 
@@ -177,21 +136,6 @@ fn control_text(config: &Config) -> prompt_hook::Verdict {
 fn option(options: &[OptionValue], name: &str) -> Option<serde_json::Value> {
     let option = options.iter().find(|option| option.name == name)?;
     serde_json::from_str(&option.json).ok()
-}
-
-/// The tokenizer of one model.
-struct ModelTokens(String);
-
-impl Tokens for ModelTokens {
-    fn count(&self, text: &str) -> Result<u32, String> {
-        tokenizer::count(&self.0, text).map_err(describe)
-    }
-
-    fn has_control(&self, text: &str) -> Result<bool, String> {
-        let plain = tokenizer::encode(&self.0, text, false).map_err(describe)?;
-        let parsed = tokenizer::encode(&self.0, text, true).map_err(describe)?;
-        Ok(plain != parsed)
-    }
 }
 
 /// A tokenizer's error as text for the operator's log.

@@ -1,34 +1,18 @@
 //! Tests of the window with a tokenizer of words: every word and every blank line
-//! is a token, and so is `<|end|>`, the one control token.
+//! is a token.
 
 #![allow(clippy::unwrap_used, reason = "a failed test should panic")]
 
 use super::*;
 
-struct Words;
-
-impl Tokens for Words {
-    fn count(&self, text: &str) -> Result<u32, String> {
-        let words = text.split_whitespace().count();
-        let blank_lines = text.matches("\n\n").count();
-        Ok(u32::try_from(words + blank_lines).unwrap())
-    }
-
-    fn has_control(&self, text: &str) -> Result<bool, String> {
-        Ok(text.contains("<|end|>"))
-    }
+fn words(text: &str) -> Result<u32, String> {
+    let words = text.split_whitespace().count();
+    let blank_lines = text.matches("\n\n").count();
+    Ok(u32::try_from(words + blank_lines).unwrap())
 }
 
-struct Broken;
-
-impl Tokens for Broken {
-    fn count(&self, _text: &str) -> Result<u32, String> {
-        Err("no such model".to_owned())
-    }
-
-    fn has_control(&self, _text: &str) -> Result<bool, String> {
-        Err("no such model".to_owned())
-    }
+fn broken(_text: &str) -> Result<u32, String> {
+    Err("no such model".to_owned())
 }
 
 /// A completion of the given text, in a context of that many tokens, of which the
@@ -36,10 +20,10 @@ impl Tokens for Broken {
 fn completion(text: &str, context_length: u32) -> Situation<'_> {
     Situation {
         text,
-        tokens: Words.count(text).unwrap(),
+        markup: &[],
+        tokens: words(text).unwrap(),
         context_length,
         max_tokens: Some(0),
-        client: Client::WholePrompt,
     }
 }
 
@@ -49,11 +33,10 @@ fn config(document: &str) -> Config {
 
 /// The shortened text, or the text itself if it fits.
 fn check(text: &str, context_length: u32, expected: &str) {
-    let outcome = fit(&Config::default(), completion(text, context_length), &Words).unwrap();
+    let outcome = fit(&Config::default(), completion(text, context_length), &words).unwrap();
     let outcome = match &outcome {
         Outcome::Shortened { text, .. } => text.as_str(),
         Outcome::Fits => text,
-        Outcome::ControlText => "control text",
     };
     assert_eq!(outcome, expected, "{context_length}");
 }
@@ -84,12 +67,12 @@ fn what_remains_fits() {
         "x ".repeat(20) + "<context>a\n\nb b\n\nc c c\n\nd d d d</context>" + &" y".repeat(9);
     for context_length in 0..60 {
         let situation = completion(&text, context_length);
-        if let Outcome::Shortened { text, dropped, chunks } =
-            fit(&Config::default(), situation, &Words).unwrap()
+        if let Outcome::Shortened { text, dropped, chunks, .. } =
+            fit(&Config::default(), situation, &words).unwrap()
         {
             assert_eq!(chunks, 4);
             assert!((1..=4).contains(&dropped));
-            let fits = Words.count(&text).unwrap() <= context_length;
+            let fits = words(&text).unwrap() <= context_length;
             assert!(fits || dropped == chunks, "{context_length}: {text}");
         }
     }
@@ -99,11 +82,12 @@ fn what_remains_fits() {
 fn oldest_block_loses_first() {
     let text = "<context>a\n\nb</context> q <context>c\n\nd</context>";
     let config = config(r#"{"max_context_tokens": 5}"#);
-    let outcome = fit(&config, completion(text, 1000), &Words).unwrap();
+    let outcome = fit(&config, completion(text, 1000), &words).unwrap();
     assert_eq!(
         outcome,
         Outcome::Shortened {
             text: "<context></context> q <context>c\n\nd</context>".to_owned(),
+            markup: Vec::new(),
             dropped: 2,
             chunks: 4,
         }
@@ -114,12 +98,12 @@ fn oldest_block_loses_first() {
 fn request_says_how_long_the_answer_is() {
     let text = "<context>a\n\nb</context>";
     let long = Situation { max_tokens: Some(98), ..completion(text, 100) };
-    let outcome = fit(&Config::default(), long, &Words).unwrap();
+    let outcome = fit(&Config::default(), long, &words).unwrap();
     assert!(matches!(outcome, Outcome::Shortened { dropped: 1, .. }), "{outcome:?}");
     let unsaid = Situation { max_tokens: None, ..completion(text, 300) };
-    assert_eq!(fit(&Config::default(), unsaid, &Words).unwrap(), Outcome::Fits);
+    assert_eq!(fit(&Config::default(), unsaid, &words).unwrap(), Outcome::Fits);
     let unsaid = Situation { context_length: 256, ..unsaid };
-    let outcome = fit(&Config::default(), unsaid, &Words).unwrap();
+    let outcome = fit(&Config::default(), unsaid, &words).unwrap();
     assert!(matches!(outcome, Outcome::Shortened { dropped: 2, .. }), "{outcome:?}");
 }
 
@@ -134,11 +118,11 @@ fn prompts_without_context_pass() {
         "<context></context>",
         "<context>\n \n</context>",
     ] {
-        let outcome = fit(&Config::default(), completion(text, 0), &Words).unwrap();
+        let outcome = fit(&Config::default(), completion(text, 0), &words).unwrap();
         assert_eq!(outcome, Outcome::Fits, "{text:?}");
     }
     // Not even a broken tokenizer is asked about them.
-    let outcome = fit(&Config::default(), completion("plain", 0), &Broken).unwrap();
+    let outcome = fit(&Config::default(), completion("plain", 0), &broken).unwrap();
     assert_eq!(outcome, Outcome::Fits);
 }
 
@@ -149,9 +133,9 @@ fn inner_block_counts_when_markers_are_nested() {
 
 #[test]
 fn blank_chunks_and_wide_separators() {
-    let blocks = blocks(&config(r#"{"separator": "---"}"#), "<context>a---  --- b </context>");
-    assert_eq!(blocks.len(), 1);
-    assert_eq!(blocks[0].chunks, [9..10, 19..20]);
+    let text = "<context>a---  --- b </context>";
+    let blocks = blocks(&config(r#"{"separator": "---"}"#), text, 0..text.len());
+    assert_eq!(blocks, [[9..10, 19..20]]);
 }
 
 #[test]
@@ -161,38 +145,60 @@ fn text_outside_the_blocks_is_untouched() {
 }
 
 #[test]
-fn control_text_keeps_the_prompt_as_it_is() {
-    let config = config(r#"{"max_context_tokens": 0}"#);
-    let check = |text: &str, client: Client<'_>, expected: bool| {
-        let situation = Situation { client, ..completion(text, 100) };
-        let outcome = fit(&config, situation, &Words).unwrap();
-        assert_eq!(outcome != Outcome::ControlText, expected, "{situation:?}");
+fn markup_moves_with_its_text() {
+    // Two turns with a context each; `§` stands for what a template writes.
+    let turn = |context: &str| format!("§<context>{context}</context> q§");
+    let text = turn("a\n\nb") + &turn("c\n\nd");
+    let markup_of = |text: &str| -> Vec<Range<usize>> {
+        text.match_indices('§').map(|(at, found)| at..at + found.len()).collect()
     };
-    let clean = "<context>a</context> q";
-    let dirty = "<context>a</context> q<|end|>";
-    let dirty_block = "<context>a<|end|></context> q";
-    check(clean, Client::WholePrompt, true);
-    check(dirty, Client::WholePrompt, false);
-    check(clean, Client::Unknown, false);
-    check(dirty, Client::MayControl, true);
-    // A template's own control tokens are no obstacle, a client's are.
-    let texts = ["<context>a</context> q".to_owned()];
-    check(dirty, Client::Texts(&texts), true);
-    check(dirty_block, Client::Texts(&texts), false);
-    check(dirty, Client::Texts(&[dirty.to_owned()]), false);
+    for (most, first, second) in
+        [(8, "a\n\nb", "c\n\nd"), (7, "a", "c\n\nd"), (4, "", "c\n\nd"), (2, "", "c"), (0, "", "")]
+    {
+        let markup = markup_of(&text);
+        let situation = Situation { markup: &markup, ..completion(&text, 1000) };
+        let config = Config { max_context_tokens: Some(most), ..Config::default() };
+        let expected = turn(first) + &turn(second);
+        match fit(&config, situation, &words).unwrap() {
+            Outcome::Fits => assert_eq!(expected, text),
+            Outcome::Shortened { text, markup, .. } => {
+                assert_eq!((&text, markup), (&expected, markup_of(&expected)));
+            }
+        }
+    }
 }
 
 #[test]
-fn control_text_does_not_matter_while_everything_fits() {
-    let situation =
-        Situation { client: Client::Unknown, ..completion("<context>a</context> <|end|>", 100) };
-    assert_eq!(fit(&Config::default(), situation, &Words).unwrap(), Outcome::Fits);
+fn a_context_does_not_reach_across_markup() {
+    let text = "<context>a§b</context> <context>c</context>";
+    let markup = [10..12, 13..13];
+    let situation = Situation { markup: &markup, ..completion(text, 0) };
+    let outcome = fit(&Config::default(), situation, &words).unwrap();
+    let expected = Outcome::Shortened {
+        text: "<context>a§b</context> <context></context>".to_owned(),
+        markup: markup.to_vec(),
+        dropped: 1,
+        chunks: 1,
+    };
+    assert_eq!(outcome, expected);
+}
+
+#[test]
+fn context_in_markup_is_context_too() {
+    let text = "<context>a</context>";
+    let markup = [0..0, 0..text.len()];
+    let situation = Situation { markup: &markup, ..completion(text, 0) };
+    let outcome = fit(&Config::default(), situation, &words).unwrap();
+    let text = "<context></context>".to_owned();
+    let expected =
+        Outcome::Shortened { markup: vec![0..0, 0..text.len()], text, dropped: 1, chunks: 1 };
+    assert_eq!(outcome, expected);
 }
 
 #[test]
 fn tokenizer_errors_come_through() {
     let situation = completion("<context>a</context>", 100);
-    assert_eq!(fit(&Config::default(), situation, &Broken), Err("no such model".to_owned()));
+    assert_eq!(fit(&Config::default(), situation, &broken), Err("no such model".to_owned()));
 }
 
 #[test]

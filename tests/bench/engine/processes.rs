@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::drivers::{Client, Request, http, nats};
 use crate::harness::{ModelsDir, Nats, PATIENCE, Process, Worker, prerequisites, worker};
 use crate::machine;
-use crate::sides::{Contender, Setup, Side, server_arguments, worker_settings};
+use crate::sides::{Contender, Setup, Side, WorkerValue, server_arguments, worker_settings};
 
 /// Where both programs are, and what the worker can be told.
 pub struct Programs {
@@ -63,7 +63,7 @@ impl Programs {
     /// Starts a contender and waits until it answers.
     pub async fn start(&self, contender: &Contender, setup: &Setup) -> Result<Running, String> {
         let running = match &contender.side {
-            Side::Worker => self.start_worker(setup),
+            Side::Worker { settings } => self.start_worker(setup, settings),
             Side::Server { arguments, request } => {
                 self.start_server(setup, arguments, request.clone()).await?
             }
@@ -76,11 +76,10 @@ impl Programs {
     /// The command that [`Self::start`] runs, for the report.
     pub fn command(&self, contender: &Contender, setup: &Setup) -> String {
         match &contender.side {
-            Side::Worker => {
-                let mut words: Vec<String> = worker_settings(setup, self.threads, &self.settings)
-                    .iter()
-                    .map(|(name, value)| format!("llm_{name}={value}"))
-                    .collect();
+            Side::Worker { settings } => {
+                let settings = worker_settings(setup, self.threads, settings, &self.settings);
+                let mut words: Vec<String> =
+                    settings.iter().map(|(name, value)| format!("llm_{name}={value}")).collect();
                 words.push("llamero worker --nats URL --models DIR".to_owned());
                 words.join(" ")
             }
@@ -96,13 +95,13 @@ impl Programs {
         }
     }
 
-    fn start_worker(&self, setup: &Setup) -> Running {
+    fn start_worker(&self, setup: &Setup, more: &[WorkerValue]) -> Running {
         let nats = Nats::start();
         let models = ModelsDir::real().link("other-1.gguf").link("other-2.gguf");
         let mut builder = Worker::at(&nats.url())
             .flag("--models", models.path())
             .env("llm_model", prerequisites::MODEL);
-        for (name, value) in worker_settings(setup, self.threads, &self.settings) {
+        for (name, value) in worker_settings(setup, self.threads, more, &self.settings) {
             builder = builder.env(&format!("llm_{name}"), &value);
         }
         Running { programs: Processes::Worker { worker: builder.start(), nats, _models: models } }

@@ -37,7 +37,10 @@ pub struct Contender {
 #[derive(Debug, Clone)]
 pub enum Side {
     /// `llamero worker` with a nats-server of its own.
-    Worker,
+    Worker {
+        /// Further settings.
+        settings: Vec<WorkerValue>,
+    },
     /// llama-server.
     Server {
         /// Further arguments.
@@ -50,7 +53,13 @@ pub enum Side {
 impl Contender {
     /// The worker.
     pub fn worker() -> Self {
-        Self { name: "Llamero".to_owned(), side: Side::Worker }
+        Self { name: "Llamero".to_owned(), side: Side::Worker { settings: Vec::new() } }
+    }
+
+    /// The worker with drafts of at most so many tokens.
+    pub fn drafting(tokens: u32) -> Self {
+        let settings = vec![("speculate_tokens", tokens.to_string())];
+        Self { name: format!("Llamero, drafts of {tokens}"), side: Side::Worker { settings } }
     }
 
     /// llama-server with further arguments, separated by spaces.
@@ -73,6 +82,9 @@ impl Contender {
     }
 }
 
+/// A setting of the worker: its name and its value.
+pub type WorkerValue = (&'static str, String);
+
 /// A setting of the worker: its name, and its value for a setup.
 type WorkerSetting = (&'static str, fn(&Setup, u32) -> String);
 
@@ -90,22 +102,20 @@ const WORKER: &[WorkerSetting] = &[
     ("kv_cells", |setup, _| setup.cells.to_string()),
 ];
 
-/// The worker's settings for a setup, by name, as far as it knows them.
+/// The worker's settings for a setup, and `more`, by name, as far as it knows them.
 pub fn worker_settings(
     setup: &Setup,
     threads: u32,
+    more: &[WorkerValue],
     known: &BTreeSet<String>,
-) -> Vec<(&'static str, String)> {
+) -> Vec<WorkerValue> {
     let mut setup = *setup;
     if !known.contains("kv_cells") {
         // A worker whose KV cache has room for all jobs at once: fewer jobs.
         setup.slots = setup.slots.min(setup.cells / setup.ctx);
     }
-    WORKER
-        .iter()
-        .filter(|(name, _)| known.contains(*name))
-        .map(|(name, value)| (*name, value(&setup, threads)))
-        .collect()
+    let usual = WORKER.iter().map(|(name, value)| (*name, value(&setup, threads)));
+    usual.chain(more.iter().cloned()).filter(|(name, _)| known.contains(*name)).collect()
 }
 
 /// The arguments of llama-server for a setup.

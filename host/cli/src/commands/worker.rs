@@ -40,7 +40,13 @@ pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
     logging::init(format, &settings.log.filter)?;
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     tracing::info!(target: "llamero", version = env!("CARGO_PKG_VERSION"), "Llamero worker");
-    tracing::info!(target: "llamero", system_info = llamero_worker::system_info(), "llama.cpp");
+    let system = match llamero_worker::system_info() {
+        Ok(system) => system,
+        // What is missing are files beside the program, or those that a variable names.
+        Err(error) => return report(Failure::new(Exit::Config, error.to_string()), format),
+    };
+    let kernels = system.kernels.map(|kernels| kernels.file.display().to_string());
+    tracing::info!(target: "llamero", system_info = system.features, kernels, "llama.cpp");
 
     let shutdown = ShutdownSignals::default();
     let passed_on = shutdown.clone();

@@ -96,6 +96,8 @@ impl Plan {
             n_cells: self.n_batch,
             n_batch: self.n_batch,
             n_seq: self.n_seq,
+            // Every token is an output.
+            n_outputs: 0,
             n_threads: self.n_threads,
             poll: self.poll,
             flash_attention: self.flash_attention,

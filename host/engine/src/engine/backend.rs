@@ -1,5 +1,6 @@
 //! What computes a step.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,11 @@ pub(crate) struct Chunk<'a> {
     /// The position of the first token.
     pub(crate) from: usize,
     pub(crate) tokens: &'a [u32],
-    /// Whether the logits behind the last token are wanted.
+    /// Tokens that may come next: computed behind the others, and of the sequence as
+    /// they are until it is told to forget them.
+    pub(crate) draft: &'a [u32],
+    /// Whether the logits behind the last token are wanted, and those behind each
+    /// token of the draft.
     pub(crate) output: bool,
 }
 
@@ -39,8 +44,9 @@ pub(crate) trait Backend {
     /// resets every sequence of it with [`Self::forget`].
     fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded;
 
-    /// The logits behind a chunk of the last step, if they were wanted.
-    fn logits(&mut self, chunk: usize) -> Option<&mut [f32]>;
+    /// The logits behind a chunk of the last step, or behind the first `ahead` tokens
+    /// of its draft, if they were wanted.
+    fn logits(&mut self, chunk: usize, ahead: usize) -> Option<&mut [f32]>;
 
     /// Removes a sequence from a position on; false if that is impossible for
     /// a part of a sequence.
@@ -68,8 +74,8 @@ pub(crate) trait Backend {
 pub(crate) struct LlamaBackend {
     context: Context,
     batch: Batch,
-    /// Where each chunk's output is in the batch.
-    outputs: Vec<Option<usize>>,
+    /// Where each chunk's outputs are in the batch.
+    outputs: Vec<Range<usize>>,
     /// What is set in the context. The key alone: whether an adapter is in use is
     /// up to the jobs.
     adapters: AdapterKey,
@@ -105,15 +111,13 @@ impl LlamaBackend {
         self.outputs.clear();
         for chunk in chunks {
             let last = chunk.tokens.len().saturating_sub(1);
-            let mut output = None;
-            for (n, token) in chunk.tokens.iter().enumerate() {
-                let wanted = chunk.output && n == last;
-                let index = self.batch.add(*token, chunk.from + n, chunk.slot, wanted)?;
-                if wanted {
-                    output = Some(index);
-                }
+            let first_output = self.batch.len() + last;
+            for (n, token) in chunk.tokens.iter().chain(chunk.draft).enumerate() {
+                let wanted = chunk.output && n >= last;
+                self.batch.add(*token, chunk.from + n, chunk.slot, wanted)?;
             }
-            self.outputs.push(output);
+            let end = self.batch.len();
+            self.outputs.push(if chunk.output { first_output..end } else { end..end });
         }
         Ok(())
     }
@@ -162,8 +166,8 @@ impl Backend for LlamaBackend {
         decoded
     }
 
-    fn logits(&mut self, chunk: usize) -> Option<&mut [f32]> {
-        let index = (*self.outputs.get(chunk)?)?;
+    fn logits(&mut self, chunk: usize, ahead: usize) -> Option<&mut [f32]> {
+        let index = self.outputs.get(chunk)?.clone().nth(ahead)?;
         self.context.logits(&self.batch, index)
     }
 

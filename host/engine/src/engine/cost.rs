@@ -32,8 +32,7 @@ pub(crate) struct CostModel {
 impl CostModel {
     /// A step of `n_tokens` has taken this long.
     pub(crate) fn record(&mut self, n_tokens: usize, took: Duration) {
-        let class = (usize::BITS - n_tokens.leading_zeros()) as usize;
-        let class = class.min(self.classes.len() - 1);
+        let class = self.class(n_tokens);
         let new = Average { tokens: n_tokens as f64, seconds: took.as_secs_f64() };
         let average = self.classes[class].get_or_insert(new);
         average.tokens += WEIGHT * (new.tokens - average.tokens);
@@ -44,6 +43,16 @@ impl CostModel {
     pub(crate) fn estimate(&self, n_tokens: usize) -> Option<Duration> {
         let (fixed, each) = self.line()?;
         Duration::try_from_secs_f64(fixed + each * n_tokens as f64).ok()
+    }
+
+    /// What each token beyond the first adds to a step of `n_tokens`, as a share of
+    /// what a step of one token takes; `None` until both were measured. The line
+    /// would not do: large steps lay it, and small ones are off it.
+    pub(crate) fn share_of_another(&self, n_tokens: usize) -> Option<f64> {
+        let one = self.classes[self.class(1)]?;
+        let many = self.classes[self.class(n_tokens)]?;
+        let each = (many.seconds - one.seconds) / (many.tokens - one.tokens);
+        Some(each / one.seconds).filter(|share| share.is_finite())
     }
 
     /// How many tokens of prompts a step may hold: with `n_decoding` tokens of
@@ -68,6 +77,11 @@ impl CostModel {
             }
         };
         wanted.max(MIN_PREFILL).min(room)
+    }
+
+    fn class(&self, n_tokens: usize) -> usize {
+        let digits = (usize::BITS - n_tokens.leading_zeros()) as usize;
+        digits.min(self.classes.len() - 1)
     }
 
     /// Seconds that every step takes, and seconds for each token.
@@ -135,6 +149,25 @@ mod tests {
         }
         let budget = cost.prefill_budget(TARGET, 8, 512);
         assert!((35..45).contains(&budget), "{budget}");
+    }
+
+    #[test]
+    fn a_further_token_is_a_share_of_a_step() {
+        let mut cost = CostModel::default();
+        assert_eq!(cost.share_of_another(5), None);
+        for n in [5, 1, 5, 1] {
+            cost.record(n, Duration::from_millis(6 + 4 * n as u64));
+        }
+        // A step of one takes 10 ms, and each further token 4.
+        let share = cost.share_of_another(5).unwrap_or_default();
+        assert!((share - 0.4).abs() < 1e-9, "{share}");
+        // What other sizes cost is not known, and what no time passes for never is.
+        assert_eq!(cost.share_of_another(9), None);
+        assert_eq!(cost.share_of_another(1), None);
+        let mut cost = CostModel::default();
+        cost.record(1, Duration::ZERO);
+        cost.record(5, Duration::ZERO);
+        assert_eq!(cost.share_of_another(5), None);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::adapter::AdapterSet;
+use crate::config::MAX_SPECULATE_TOKENS;
 use crate::engine::backend::{Backend, BackendLimits, Chunk};
+use crate::engine::speculate::MAX_JOBS;
 use crate::ffi::Decoded;
 
 pub(super) const N_VOCAB: u32 = 64;
@@ -13,6 +15,8 @@ pub(super) const EOG: u32 = 0;
 pub(super) const POISON: u32 = 63;
 /// A step with this token panics.
 pub(super) const BOMB: u32 = 62;
+/// A text that begins with this token goes in circles.
+pub(super) const CIRCLES: u32 = 61;
 
 /// What follows a text, and what is refused, without any batch.
 pub(super) fn next_token(tokens: &[u32]) -> u32 {
@@ -21,6 +25,9 @@ pub(super) fn next_token(tokens: &[u32]) -> u32 {
 
 /// The same with a set of adapters, which changes all of it.
 pub(super) fn next_token_with(adapters: u64, tokens: &[u32]) -> u32 {
+    if tokens.first() == Some(&CIRCLES) {
+        return next_in_circle(adapters, tokens);
+    }
     let hash = tokens.iter().fold(7 + adapters as u32 * 101, |hash, token| {
         hash.wrapping_mul(31).wrapping_add(*token).rotate_left(5)
     });
@@ -28,6 +35,18 @@ pub(super) fn next_token_with(adapters: u64, tokens: &[u32]) -> u32 {
     match hash % 61 {
         0..3 => EOG,
         token => token,
+    }
+}
+
+/// A few letters, each with a successor of its own; after a while with another one.
+/// The text ends now and then where that changes.
+fn next_in_circle(adapters: u64, tokens: &[u32]) -> u32 {
+    let (last, era) = (tokens.last().copied().unwrap_or_default(), tokens.len() as u32 / 16);
+    let mixed = (last + 1).wrapping_mul(0x9E37_79B1) ^ (era + 7).wrapping_mul(0x85EB_CA77);
+    let hash = (mixed ^ (adapters as u32).wrapping_mul(0xC2B2_AE3D)).rotate_left(13);
+    match hash.wrapping_mul(0x27D4_EB2F) >> 16 {
+        hash if hash.is_multiple_of(40) => EOG,
+        hash => 1 + hash % 6,
     }
 }
 
@@ -58,7 +77,8 @@ pub(super) struct FakeBackend {
     cells: Vec<Cell>,
     /// For each sequence the cells that it holds.
     sequences: Vec<Vec<usize>>,
-    logits: Vec<Option<Vec<f32>>>,
+    /// For each chunk the logits behind its last token, and behind its draft's.
+    logits: Vec<Vec<Vec<f32>>>,
     /// Results of the next steps; then all succeed.
     pub(super) script: VecDeque<Decoded>,
     /// Results of the next steps that hold several jobs.
@@ -73,6 +93,8 @@ pub(super) struct FakeBackend {
     /// Tokens computed so far, and those of the last step.
     pub(super) computed: usize,
     pub(super) last_tokens: Vec<(usize, usize)>,
+    /// Tokens of drafts in the last step.
+    pub(super) last_drafted: usize,
     /// The set of adapters of the last step.
     pub(super) last_adapters: u64,
 }
@@ -93,6 +115,7 @@ impl FakeBackend {
             steps: 0,
             computed: 0,
             last_tokens: Vec::new(),
+            last_drafted: 0,
             last_adapters: 0,
         }
     }
@@ -106,6 +129,31 @@ impl FakeBackend {
         let position = self.sequences[sequence].len();
         self.cells.push(Cell { token, position, adapters: self.last_adapters });
         self.sequences[sequence].push(self.cells.len() - 1);
+    }
+
+    /// The logits behind a text.
+    fn row(&self, mut history: Vec<u32>) -> Vec<f32> {
+        let mut logits = vec![0.0; N_VOCAB as usize];
+        let next = next_token_with(self.last_adapters, &history);
+        logits[next as usize] = 2.0;
+        // A second choice, for who bans the first.
+        history.push(next);
+        let second = 1 + next_token_with(self.last_adapters, &history) % 57;
+        if second != next {
+            logits[second as usize] = 1.0;
+        }
+        logits
+    }
+
+    /// What has to be true of drafts.
+    fn check_drafts(&self, chunks: &[Chunk<'_>], total: usize) {
+        assert!(chunks.len() <= MAX_JOBS as usize, "drafts in a full step");
+        assert!(self.cells() + total <= self.limits.n_cells, "a draft without room");
+        for chunk in chunks {
+            assert!(chunk.output && chunk.tokens.len() == 1, "a draft beside a prompt");
+            assert!(chunk.draft.len() <= MAX_SPECULATE_TOKENS as usize, "a long draft");
+            assert!(!chunk.draft.contains(&EOG), "a draft behind an end");
+        }
     }
 
     /// The tokens of a sequence, read from its cells.
@@ -129,7 +177,11 @@ impl Backend for FakeBackend {
     fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded {
         self.steps += 1;
         self.last_adapters = adapters.key().number();
-        let total: usize = chunks.iter().map(|c| c.tokens.len()).sum();
+        self.last_drafted = chunks.iter().map(|c| c.draft.len()).sum();
+        let total = self.last_drafted + chunks.iter().map(|c| c.tokens.len()).sum::<usize>();
+        if self.last_drafted > 0 {
+            self.check_drafts(chunks, total);
+        }
         assert!(total > 0 && total <= self.limits.n_batch, "{total} tokens");
         let mut slots: Vec<usize> = chunks.iter().map(|c| c.slot).collect();
         slots.sort_unstable();
@@ -166,33 +218,24 @@ impl Backend for FakeBackend {
         }
         for (n, chunk) in chunks.iter().enumerate() {
             if result == Decoded::Ok {
-                for token in chunk.tokens {
+                for token in chunk.tokens.iter().chain(chunk.draft) {
                     self.push(chunk.slot, *token);
                 }
             } else if n % 2 == 0 {
                 // A failed step may leave anything behind.
                 self.push(chunk.slot, chunk.tokens[0]);
             }
-            let logits = chunk.output.then(|| {
-                let mut logits = vec![0.0; N_VOCAB as usize];
-                let mut history = self.history(chunk.slot);
-                let next = next_token_with(self.last_adapters, &history);
-                logits[next as usize] = 2.0;
-                // A second choice, for who bans the first.
-                history.push(next);
-                let second = 1 + next_token_with(self.last_adapters, &history) % 57;
-                if second != next {
-                    logits[second as usize] = 1.0;
-                }
-                logits
-            });
-            self.logits.push(logits);
+            let history = self.history(chunk.slot);
+            let known = history.len().saturating_sub(chunk.draft.len());
+            let ends = (known..=history.len()).filter(|_| chunk.output);
+            let rows = ends.map(|end| self.row(history[..end].to_vec())).collect();
+            self.logits.push(rows);
         }
         result
     }
 
-    fn logits(&mut self, chunk: usize) -> Option<&mut [f32]> {
-        self.logits.get_mut(chunk)?.as_deref_mut()
+    fn logits(&mut self, chunk: usize, ahead: usize) -> Option<&mut [f32]> {
+        self.logits.get_mut(chunk)?.get_mut(ahead).map(Vec::as_mut_slice)
     }
 
     fn forget(&mut self, slot: usize, from: usize) -> bool {

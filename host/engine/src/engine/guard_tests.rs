@@ -73,6 +73,33 @@ fn a_guard_that_lets_pass_changes_nothing() {
 }
 
 #[test]
+fn a_job_that_is_cancelled_while_it_asks_gives_what_it_held_back() {
+    let begins_a_character = |spec: &Spec| {
+        let first = piece(next_token(&spec.prompt));
+        // Its end is missing; anything else that is no character goes out at once.
+        std::str::from_utf8(&first).is_err_and(|error| error.error_len().is_none())
+    };
+    let spec = Spec::many_lasting(&[], 3).find(begins_a_character).unwrap();
+    let mut bench = Bench::new(64, 2);
+    let at = bench.submit(spec.guarded(1, 1));
+    while bench.readers[at].questions < 2 {
+        bench.step();
+        let reader = &mut bench.readers[at];
+        while reader.read() {}
+        if reader.questions == 1 && reader.asked.is_some() {
+            reader.answer(GuardVerdict::Pass);
+        }
+    }
+    assert_eq!(bench.readers[at].text, "");
+    bench.cancel(at);
+    bench.step();
+    while bench.readers[at].read() {}
+    assert_eq!(bench.readers[at].finished().reason, FinishReason::Cancelled);
+    assert_eq!(bench.readers[at].text, "\u{FFFD}");
+    bench.settle();
+}
+
+#[test]
 fn only_the_job_that_asks_sits_out() {
     let mut bench = Bench::new(64, 2);
     let asks = bench.submit(plain(20).guarded(3, 1));

@@ -57,13 +57,13 @@ impl<B: Backend> Kv<B> {
         self.pinned
     }
 
-    /// Computes a step; sequences grow if it succeeds. All of them must have these
-    /// adapters.
+    /// Computes a step; sequences grow if it succeeds, by their drafts as well. All of
+    /// them must have these adapters.
     pub(crate) fn decode(&mut self, chunks: &[Chunk<'_>], adapters: &AdapterSet) -> Decoded {
         let decoded = self.backend.decode(chunks, adapters);
         if decoded == Decoded::Ok {
             for chunk in chunks {
-                if !self.cells.append(chunk.slot, chunk.tokens.len()) {
+                if !self.cells.append(chunk.slot, chunk.tokens.len() + chunk.draft.len()) {
                     tracing::error!(slot = chunk.slot, "cells were taken that the ledger lacks");
                 }
             }
@@ -133,8 +133,8 @@ impl<B: Backend> Kv<B> {
         }
     }
 
-    /// After a step that failed: the slot holds `n` positions again. Returns how
-    /// many it holds in fact.
+    /// After a step that failed, or a draft that was wrong: the slot holds `n`
+    /// positions again. Returns how many it holds in fact.
     pub(crate) fn rewind(&mut self, slot: usize, n: usize) -> usize {
         let n = if self.backend.forget(slot, n) {
             n

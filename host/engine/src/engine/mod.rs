@@ -13,15 +13,17 @@
 //!
 //! * [`scheduler`] keeps the slots, runs a step and deals with its failures;
 //! * [`admission`] decides who gets a slot, [`preempt`] who has to go, [`sharing`]
-//!   who takes what from whom, [`guard`] follows the answers of token guards:
-//!   four parts of the engine, each in a file of its own;
+//!   who takes what from whom, [`guard`] follows the answers of token guards, and
+//!   [`speculate`] computes drafts: five parts of the engine, each in a file of its
+//!   own;
 //! * [`plan`] decides what goes into a step; it is a pure function. [`cost`] says
 //!   how large a step may be, [`queue`] and [`tenants`] whose turn it is, [`turns`]
 //!   which adapters it has;
 //! * [`kv`] is the KV cache: the backend, [`cells`] that counts what it holds, and
 //!   [`cache`] over the tree of [`prefix`], which finds what can be shared;
-//! * [`sequence`] is one job on its way; [`outlet`] its channel to the reader, and
-//!   [`alarm`] the way to end a step early;
+//! * [`sequence`] is one job on its way; [`outlet`] its channel to the reader,
+//!   [`draft`] over [`ngrams`] what it guesses about its text, and [`alarm`] the way to
+//!   end a step early;
 //! * [`backend`] is what computes: llama.cpp, or a stand-in in tests;
 //! * [`thread`] owns all of it on one OS thread and waits for commands; [`stats`]
 //!   is what it tells others.
@@ -35,8 +37,10 @@ pub(crate) mod backend;
 pub(crate) mod cache;
 mod cells;
 mod cost;
+mod draft;
 mod guard;
 mod kv;
+mod ngrams;
 pub(crate) mod outlet;
 mod plan;
 mod preempt;
@@ -45,6 +49,7 @@ mod queue;
 pub(crate) mod scheduler;
 pub(crate) mod sequence;
 mod sharing;
+pub(crate) mod speculate;
 pub(crate) mod stats;
 mod tenants;
 pub(crate) mod thread;
@@ -64,6 +69,8 @@ mod guard_tests;
 mod sharing_tests;
 #[cfg(test)]
 mod specs;
+#[cfg(test)]
+mod speculate_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

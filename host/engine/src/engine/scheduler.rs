@@ -3,9 +3,10 @@
 //! A step lets jobs in ([`super::admission`]), gives them what others have
 //! computed already ([`super::sharing`]), follows guards' answers
 //! ([`super::guard`]), sees whose adapters it has ([`super::turns`]), plans
-//! ([`super::plan`]), makes room if there is none ([`super::preempt`]), computes,
-//! and passes on what came of it. This module runs the step, deals with its failures
-//! and ends jobs; the decisions are in the modules named.
+//! ([`super::plan`]), makes room if there is none ([`super::preempt`]), adds drafts
+//! ([`super::speculate`]), computes, and passes on what came of it. This module runs
+//! the step, deals with its failures and ends jobs; the decisions are in the modules
+//! named.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,6 +49,9 @@ pub(crate) struct Policy {
     pub(crate) fair_preempt: Option<Duration>,
     /// `None`: nothing is shared.
     pub(crate) cache: Option<CacheLimits>,
+    /// The longest draft, in tokens. More than 0 only if a part of a sequence can be
+    /// dropped.
+    pub(crate) speculate: usize,
 }
 
 /// Everything the engine thread owns.
@@ -62,10 +66,10 @@ pub(crate) struct Engine<B> {
     turns: Turns,
     pub(super) policy: Policy,
     pub(super) stats: Arc<SharedStats>,
-    cost: CostModel,
-    n_batch: usize,
+    pub(super) cost: CostModel,
+    pub(super) n_batch: usize,
     /// Tokens that end a generation.
-    eog: Vec<u32>,
+    pub(super) eog: Vec<u32>,
     alarm: Arc<Alarm>,
     /// A step that follows an aborted one runs to its end, so that cancelling
     /// over and over cannot keep the others from getting on.
@@ -185,11 +189,13 @@ impl<B: Backend> Engine<B> {
         if shares.is_empty() {
             return Stepped::Idle;
         }
-        let n_tokens = shares.iter().map(|share| share.n_tokens).sum();
+        let n_tokens: usize = shares.iter().map(|share| share.n_tokens).sum();
         if !self.make_room(&shares, n_tokens, oldest) {
             // Somebody had to go: what fits has to be planned anew.
             return Stepped::Worked;
         }
+        let drafts = self.draft(&shares, n_tokens);
+        let n_tokens = n_tokens + drafts.iter().map(Vec::len).sum::<usize>();
 
         self.alarm.reset();
         let guarded = std::mem::replace(&mut self.may_abort, true);
@@ -199,7 +205,7 @@ impl<B: Backend> Engine<B> {
         }
         // A job that was cancelled before the mark did not set the abort flag.
         let cancelled = self.slots.iter().flatten().any(Sequence::is_cancelled);
-        let decoded = if cancelled { None } else { Some(self.decode(&shares)) };
+        let decoded = if cancelled { None } else { Some(self.decode(&shares, &drafts)) };
         if guarded {
             self.alarm.end();
             self.mark_prefilling(&shares[n_decoding.min(shares.len())..], false);
@@ -212,7 +218,7 @@ impl<B: Backend> Engine<B> {
             None => {}
             Some(Decoded::Ok) => {
                 self.cost.record(n_tokens, self.kv.backend().last_step());
-                self.collect(&shares);
+                self.collect(&shares, &drafts);
             }
             Some(Decoded::Aborted) => {
                 self.rewind(&shares);
@@ -220,7 +226,9 @@ impl<B: Backend> Engine<B> {
             }
             Some(failure) => {
                 self.rewind(&shares);
-                if failure != Decoded::NoSpace || !self.give_way(&shares, oldest) {
+                let is_repeated = self.drop_drafts(&shares, &drafts)
+                    || (failure == Decoded::NoSpace && self.give_way(&shares, oldest));
+                if !is_repeated {
                     self.one_by_one(&shares, failure);
                 }
             }
@@ -286,15 +294,17 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    fn decode(&mut self, shares: &[Share]) -> Decoded {
+    fn decode(&mut self, shares: &[Share], drafts: &[Vec<u32>]) -> Decoded {
         let chunks: Vec<Chunk<'_>> = shares
             .iter()
-            .filter_map(|share| {
+            .enumerate()
+            .filter_map(|(n, share)| {
                 let sequence = self.slots[share.slot].as_ref()?;
                 Some(Chunk {
                     slot: share.slot,
                     from: sequence.n_past(),
                     tokens: sequence.upcoming(share.n_tokens),
+                    draft: draft_of(drafts, n),
                     output: share.n_tokens == sequence.remaining(),
                 })
             })
@@ -307,28 +317,36 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// After a step: positions move on, and whoever is complete gets a token.
-    fn collect(&mut self, shares: &[Share]) {
+    /// After a step: positions move on, and whoever is complete gets a token, or
+    /// several.
+    fn collect(&mut self, shares: &[Share], drafts: &[Vec<u32>]) {
         for (chunk, share) in shares.iter().enumerate() {
             let Some(sequence) = self.slots[share.slot].as_mut() else {
                 continue;
             };
-            self.tenants.charge(sequence.tenant(), share.n_tokens);
+            let draft = draft_of(drafts, chunk);
+            self.tenants.charge(sequence.tenant(), share.n_tokens + draft.len());
             if !sequence.is_generating() {
                 add(&self.stats.prompt_tokens, share.n_tokens);
             }
             sequence.advance(share.n_tokens);
-            if sequence.is_ready() {
-                self.sample(chunk, share.slot);
+            if !sequence.is_ready() {
+                continue;
+            }
+            if draft.is_empty() {
+                self.sample(chunk, 0, share.slot);
+            } else {
+                self.verify(chunk, share.slot, draft);
             }
         }
     }
 
-    fn sample(&mut self, chunk: usize, slot: usize) {
+    /// Chooses the token behind a chunk, or behind so many tokens of its draft.
+    pub(super) fn sample(&mut self, chunk: usize, ahead: usize, slot: usize) {
         let Some(sequence) = self.slots[slot].as_mut() else {
             return;
         };
-        let chosen = match self.kv.backend().logits(chunk) {
+        let chosen = match self.kv.backend().logits(chunk, ahead) {
             Some(logits) => sequence.choose(logits),
             None => Err(GenerationError::Engine("no logits".to_string())),
         };
@@ -381,8 +399,8 @@ impl<B: Backend> Engine<B> {
                 continue;
             }
             let alone = [*share];
-            match self.decode(&alone) {
-                Decoded::Ok => self.collect(&alone),
+            match self.decode(&alone, &[]) {
+                Decoded::Ok => self.collect(&alone, &[]),
                 Decoded::Aborted => self.rewind(&alone),
                 failure => {
                     self.rewind(&alone);
@@ -439,6 +457,11 @@ impl<B: Backend> Engine<B> {
     pub(crate) fn kv_mut(&mut self) -> &mut Kv<B> {
         &mut self.kv
     }
+}
+
+/// The draft of a step's n-th share.
+fn draft_of(drafts: &[Vec<u32>], n: usize) -> &[u32] {
+    drafts.get(n).map_or(&[], Vec::as_slice)
 }
 
 fn describe(failure: Decoded) -> GenerationError {

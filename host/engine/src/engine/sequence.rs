@@ -10,6 +10,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use crate::adapter::{AdapterKey, AdapterSet};
+use crate::engine::draft::Drafter;
 use crate::engine::outlet::Outlet;
 use crate::engine::queue::Waits;
 use crate::error::GenerationError;
@@ -93,6 +94,10 @@ pub(crate) struct Sequence {
     fresh: bool,
     paused: bool,
     question: Option<Question>,
+    drafter: Drafter,
+    /// Tokens of drafts that were computed, and those of them that saved a step.
+    n_drafted: usize,
+    n_accepted: usize,
     started: Option<Instant>,
     first_token: Option<Instant>,
 }
@@ -124,6 +129,9 @@ impl Sequence {
             fresh: true,
             paused: false,
             question: None,
+            drafter: Drafter::default(),
+            n_drafted: 0,
+            n_accepted: 0,
             started: None,
             first_token: None,
             job,
@@ -251,6 +259,46 @@ impl Sequence {
         self.n_past = (self.n_past + n).min(self.tokens.len());
     }
 
+    /// At most `n` tokens that may come next, without any that ends the text. A job
+    /// with a guard has none: it is asked before tokens are chosen.
+    pub(crate) fn draft(&mut self, n: usize, eog: &[u32]) -> Vec<u32> {
+        // Behind the last one of a draft one more is chosen.
+        let n = n.min(self.may_generate().saturating_sub(1));
+        if n == 0 || self.job.guard.is_some() {
+            return Vec::new();
+        }
+        let mut draft = self.drafter.draft(&self.tokens, n);
+        let end = draft.iter().position(|token| eog.contains(token));
+        draft.truncate(end.unwrap_or(draft.len()));
+        draft
+    }
+
+    /// A draft of so many tokens was computed.
+    pub(crate) fn note_draft(&mut self, n: usize) {
+        self.n_drafted += n;
+    }
+
+    /// The KV cache holds this token behind those that are computed. If it is the
+    /// one that was chosen, it counts as computed; else false.
+    pub(crate) fn accept(&mut self, token: u32) -> bool {
+        let accepted = self.upcoming(1) == [token];
+        if accepted {
+            self.advance(1);
+            self.n_accepted += 1;
+        }
+        accepted
+    }
+
+    /// See [`Drafter::judge`].
+    pub(crate) fn judge_draft(&mut self, drafted: usize, accepted: usize, cost: Option<f64>) {
+        self.drafter.judge(&self.tokens, drafted, accepted, cost);
+    }
+
+    /// It goes on without drafts for a while.
+    pub(crate) fn stop_drafting(&mut self) {
+        self.drafter.rest(&self.tokens);
+    }
+
     /// The KV cache holds no more than the first `n` tokens.
     pub(crate) fn rewind(&mut self, n: usize) {
         self.n_past = n.min(self.n_past);
@@ -349,6 +397,8 @@ impl Sequence {
             prompt_tokens: count(self.n_prompt),
             cached_tokens: count(self.n_cached.unwrap_or(0)),
             completion_tokens: count(self.n_generated),
+            draft_tokens: count(self.n_drafted),
+            accepted_draft_tokens: count(self.n_accepted),
             queue_time: started.saturating_duration_since(self.job.submitted),
             prompt_time: first.saturating_duration_since(started),
             predict_time: now.saturating_duration_since(first),

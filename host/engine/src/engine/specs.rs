@@ -31,6 +31,8 @@ pub(super) struct Spec {
     pub(super) guard: Option<GuardPlan>,
     /// The number of its set of adapters; 0 is none.
     pub(super) adapters: u64,
+    /// Greedy, or there is no reference.
+    pub(super) sampling: Sampling,
 }
 
 impl Spec {
@@ -45,6 +47,7 @@ impl Spec {
             deadline: None,
             guard: None,
             adapters: 0,
+            sampling: greedy(),
         }
     }
 
@@ -66,6 +69,10 @@ impl Spec {
 
     pub(super) fn with(self, adapters: u64) -> Self {
         Self { adapters, ..self }
+    }
+
+    pub(super) fn drawn(self, sampling: Sampling) -> Self {
+        Self { sampling, ..self }
     }
 
     pub(super) fn guarded(self, top_k: u32, every: u32) -> Self {
@@ -140,7 +147,7 @@ pub(super) fn submission(
         prompt: spec.prompt.clone(),
         n_ctx: spec.n_ctx,
         max_tokens: spec.max_tokens,
-        sampler: Sampler::new(&greedy(), &tokens, None),
+        sampler: Sampler::new(&spec.sampling, &tokens, None),
         filter: TextFilter::new(&spec.stop),
         outlet,
         submitted: Instant::now(),

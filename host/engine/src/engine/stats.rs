@@ -18,6 +18,8 @@ pub(crate) struct SharedStats {
     pub(super) preemptions: AtomicU64,
     pub(super) prompt_tokens: AtomicU64,
     pub(super) completion_tokens: AtomicU64,
+    pub(super) draft_tokens: AtomicU64,
+    pub(super) accepted_draft_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
     pub(super) jobs_done: AtomicU64,
 }
@@ -36,6 +38,8 @@ impl SharedStats {
             preemptions: self.preemptions.load(Ordering::Relaxed),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             completion_tokens: self.completion_tokens.load(Ordering::Relaxed),
+            draft_tokens: self.draft_tokens.load(Ordering::Relaxed),
+            accepted_draft_tokens: self.accepted_draft_tokens.load(Ordering::Relaxed),
             steps: self.steps.load(Ordering::Relaxed),
             jobs_done: self.jobs_done.load(Ordering::Relaxed),
         }

@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 
 use super::bench::{BLOCK, Bench, Setup};
 use super::cache::CacheLimits;
-use super::fake::POISON;
+use super::fake::{CIRCLES, POISON};
 use super::outlet::Place;
 use super::scheduler::Stepped;
 use super::sequence::Caching;
@@ -22,7 +22,7 @@ use crate::job::{Event, GuardPlan, GuardVerdict};
 
 #[derive(Debug, Clone)]
 enum Op {
-    Submit(Spec),
+    Submit(Box<Spec>),
     Step(usize),
     Read(usize),
     Cancel(usize),
@@ -60,8 +60,12 @@ fn spec() -> impl Strategy<Value = Spec> {
         caching(),
         prop_oneof![5 => Just(None), 1 => (1u32..5, 1u32..4).prop_map(|(top_k, every)| Some(GuardPlan { top_k, every }))],
         prop_oneof![4 => Just(0u64), 1 => 1u64..4],
+        prop::bool::weighted(0.3),
     )
-        .prop_map(|(mut prompt, max_tokens, room, stop, poisoned, tenant, caching, guard, adapters)| {
+        .prop_map(|(mut prompt, max_tokens, room, stop, poisoned, tenant, caching, guard, adapters, circles)| {
+            if circles {
+                prompt[0] = CIRCLES;
+            }
             if poisoned {
                 prompt.push(POISON);
             }
@@ -80,7 +84,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         prop::bool::weighted(0.9),
         0usize..20,
         any::<bool>(),
-        (0usize..200, 0usize..60),
+        (0usize..200, 0usize..60, prop_oneof![1 => Just(0usize), 2 => 1usize..17]),
     )
         .prop_map(
             |(
@@ -90,12 +94,13 @@ fn setup() -> impl Strategy<Value = Setup> {
                 cache,
                 reserve,
                 fair,
-                (cells, pinned_cells),
+                (cells, pinned_cells, speculate),
             )| {
                 let mut setup = Setup::new(n_batch.max(n_slots), n_slots);
                 setup.n_leaves = n_leaves;
                 setup.n_cells = n_cells;
                 setup.shares = shares;
+                setup.policy.speculate = speculate;
                 setup.policy.reserve = reserve;
                 setup.policy.fair_preempt = fair.then_some(Duration::ZERO);
                 setup.policy.cache =
@@ -107,7 +112,7 @@ fn setup() -> impl Strategy<Value = Setup> {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => spec().prop_map(Op::Submit),
+        4 => spec().prop_map(|spec| Op::Submit(Box::new(spec))),
         8 => (1usize..6).prop_map(Op::Step),
         4 => (0usize..20).prop_map(Op::Read),
         1 => (0usize..20).prop_map(Op::Cancel),
@@ -123,7 +128,7 @@ fn play(setup: &Setup, ops: Vec<Op>) -> EngineStats {
     for op in ops {
         match op {
             Op::Submit(spec) => {
-                bench.submit(spec);
+                bench.submit(*spec);
             }
             Op::Step(n) => {
                 for _ in 0..n {
@@ -153,20 +158,24 @@ fn play(setup: &Setup, ops: Vec<Op>) -> EngineStats {
     bench.stats()
 }
 
-/// The property below is worth something only if its jobs share and make way.
+/// The property below is worth something only if its jobs share, make way, and have
+/// drafts that are right and drafts that are wrong.
 #[test]
-fn the_jobs_of_the_property_share_and_are_preempted() {
+fn the_jobs_of_the_property_share_draft_and_are_preempted() {
     let mut runner = TestRunner::deterministic();
     let ops = prop::collection::vec(op(), 1..60);
-    let (mut hits, mut preemptions) = (0, 0);
+    let (mut hits, mut preemptions, mut right, mut wrong) = (0, 0, 0, 0);
     for _ in 0..200 {
         let setup = setup().new_tree(&mut runner).unwrap().current();
         let stats = play(&setup, ops.new_tree(&mut runner).unwrap().current());
         hits += u32::from(stats.cache_hits > 0);
         preemptions += u32::from(stats.preemptions > 0);
+        right += u32::from(stats.accepted_draft_tokens > 0);
+        wrong += u32::from(stats.accepted_draft_tokens < stats.draft_tokens);
     }
     assert!(hits > 40, "only {hits} of 200 share");
     assert!(preemptions > 40, "only {preemptions} of 200 preempt");
+    assert!(right > 10 && wrong > 10, "only {right} and {wrong} of 200 draft");
 }
 
 proptest! {
@@ -184,8 +193,14 @@ proptest! {
 
     /// A job cancelled at any step gets no token after it.
     #[test]
-    fn cancel_at_every_step(spec in spec(), at in 0usize..60, neighbours in 0usize..3) {
+    fn cancel_at_every_step(
+        spec in spec(),
+        at in 0usize..60,
+        neighbours in 0usize..3,
+        speculate in 0usize..17,
+    ) {
         let mut setup = Setup::new(16, 2);
+        setup.policy.speculate = speculate;
         setup.n_cells = LONGEST + 20;
         let mut bench = Bench::with(&setup);
         bench.submit(spec);

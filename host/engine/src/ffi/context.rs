@@ -21,7 +21,7 @@ static CREATION: Mutex<()> = Mutex::new(());
 /// What a context computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Logits, for one token of each sequence at most.
+    /// Logits, for at most [`ContextConfig::n_outputs`] tokens of a step.
     Generate,
     /// One vector for each sequence. Every token of a batch has to be an output.
     Embed(Pooling),
@@ -56,6 +56,8 @@ pub(crate) struct ContextConfig {
     pub(crate) n_cells: u32,
     pub(crate) n_batch: u32,
     pub(crate) n_seq: u32,
+    /// Rows of logits, if it generates; there are never fewer than sequences.
+    pub(crate) n_outputs: u32,
     pub(crate) n_threads: u32,
     pub(crate) poll: u32,
     pub(crate) flash_attention: FlashAttention,
@@ -127,7 +129,7 @@ impl Context {
         // llama.cpp reserves max(outputs, sequences) rows and aborts the process
         // if this number is the smaller one.
         let n_outputs = match config.purpose {
-            Purpose::Generate => config.n_seq,
+            Purpose::Generate => config.n_outputs.max(config.n_seq),
             Purpose::Embed(_) => config.n_batch.max(config.n_seq),
         };
         params.n_outputs_max = n_outputs;

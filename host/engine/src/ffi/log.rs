@@ -94,6 +94,15 @@ impl Capture {
         STATE.with_borrow(|state| state.captured.as_ref().map_or(Sizes::default(), |c| c.sizes))
     }
 
+    /// The first error that llama.cpp logged, without the name of its function.
+    pub(crate) fn first_error(self) -> Option<String> {
+        STATE.with_borrow(|state| {
+            let lines = &state.captured.as_ref()?.lines;
+            let (_, text) = lines.iter().find(|(severity, _)| *severity == Severity::Error)?;
+            Some(without_function_name(text).to_string())
+        })
+    }
+
     /// What llama.cpp gave as reason: its errors, or its warnings if it had
     /// none, without the names of its functions.
     pub(crate) fn reason(self) -> String {

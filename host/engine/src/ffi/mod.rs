@@ -6,6 +6,7 @@
 //! is owned here, over the plain bindings:
 //!
 //! * [`adapter`]: LoRA adapters and what keeps them apart from computing threads;
+//! * [`backends`]: ggml's backends, which are libraries in a portable build;
 //! * [`batch`]: input of a step; cannot be built so that `llama_decode` aborts;
 //! * [`context`]: the context with its memory, its logits or its vectors;
 //! * [`threadpool`]: the threads that compute;
@@ -16,6 +17,7 @@
 #![allow(unsafe_code, reason = "llama.cpp is a C library; every block says why it is sound")]
 
 pub(crate) mod adapter;
+mod backends;
 pub(crate) mod batch;
 pub(crate) mod context;
 pub(crate) mod log;
@@ -29,33 +31,52 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
+use crate::error::BackendError;
+use crate::kernels::SystemInfo;
+
 pub(crate) use adapter::{Adapter, AdapterLock};
 pub(crate) use batch::Batch;
 pub(crate) use context::{Context, ContextConfig, ContextError, Decoded, Pooling, Purpose};
 
+/// Whether the kernels are shared libraries.
+const IS_PORTABLE: bool = cfg!(feature = "portable");
+
 /// llama.cpp's global state, initialised once and never freed.
 ///
 /// # Errors
-/// A message, if other code of this process has initialised it already.
-pub(crate) fn backend() -> Result<&'static LlamaBackend, String> {
-    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+/// There are no kernels for this CPU, which is said again each time; or other code
+/// of this process has initialised llama.cpp already.
+pub(crate) fn backend() -> Result<&'static LlamaBackend, BackendError> {
+    static BACKEND: OnceLock<Result<LlamaBackend, BackendError>> = OnceLock::new();
     BACKEND
         .get_or_init(|| {
             log::redirect();
-            LlamaBackend::init().map_err(|e| e.to_string())
+            if IS_PORTABLE {
+                backends::load()?;
+            }
+            LlamaBackend::init().map_err(|e| BackendError::Init(e.to_string()))
         })
         .as_ref()
         .map_err(Clone::clone)
 }
 
-/// The instruction sets and options of this build of llama.cpp.
-pub(crate) fn system_info() -> String {
+/// What llama.cpp computes with.
+///
+/// # Errors
+/// As [`backend`].
+pub(crate) fn system_info() -> Result<SystemInfo, BackendError> {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    // Without its backends llama.cpp has nothing to print.
+    backend()?;
     let _guard = LOCK.lock();
     // SAFETY: the function takes nothing and returns a C string that llama.cpp
     // keeps in a static variable. Calling it again changes that variable, so the
     // lock is held until the text is copied; nothing else calls it.
-    unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().trim().to_string()
+    let features = unsafe { CStr::from_ptr(sys::llama_print_system_info()) };
+    Ok(SystemInfo {
+        features: features.to_string_lossy().trim().to_string(),
+        kernels: IS_PORTABLE.then(backends::chosen).flatten(),
+    })
 }
 
 /// Ends the process without running what C and C++ libraries want to do at its

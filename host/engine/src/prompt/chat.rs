@@ -1,5 +1,7 @@
 //! A prompt of chat messages, truncated by whole messages.
 
+use std::ops::Range;
+
 use super::budget::content_budget;
 use super::escape::{ControlTexts, Escape};
 use super::template::ChatTemplate;
@@ -30,7 +32,7 @@ impl Content {
     }
 }
 
-/// A chat that was rendered and tokenized.
+/// A chat that was rendered, with its marks, and tokenized.
 struct Rendered {
     text: String,
     tokens: Vec<u32>,
@@ -48,6 +50,20 @@ impl<E: Encode> Renderer<'_, E> {
         let text = self.template.render(messages, generate)?;
         let tokens = self.escape.encode(self.tokenizer, &text)?;
         Ok(Rendered { text, tokens: with_bos(self.tokenizer, tokens) })
+    }
+
+    /// What of the rendered text is the template's own.
+    fn markup(&self, messages: &[ChatMessage], rendered: &str) -> Vec<Range<usize>> {
+        let bracketed: Vec<ChatMessage> = messages
+            .iter()
+            .map(|m| ChatMessage { role: m.role.clone(), content: self.escape.bracket(&m.content) })
+            .collect();
+        let n_brackets = messages.iter().zip(&bracketed).filter(|(m, b)| m != b).count();
+        // A template that refuses brackets has looked at the text of a message.
+        let again = self.template.render(&bracketed, true).ok();
+        again
+            .and_then(|again| self.escape.around(rendered, &again, n_brackets))
+            .unwrap_or_else(|| self.escape.control_tokens(rendered))
     }
 }
 
@@ -84,14 +100,18 @@ pub(crate) fn prepare(
     let fits = |rendered: &Rendered| rendered.tokens.len().saturating_sub(keep) <= room;
 
     let total = whole.tokens.len();
-    let chosen =
-        if fits(&whole) { whole } else { truncate(&renderer, &marked, &fits, limits.n_ctx)? };
+    let (chosen, messages) = if fits(&whole) {
+        (whole, marked)
+    } else {
+        truncate(&renderer, &marked, &fits, limits.n_ctx)?
+    };
     if chosen.tokens.is_empty() {
         return Err(PromptError::Empty);
     }
     let dropped = total.saturating_sub(chosen.tokens.len());
     Ok(Prompt {
         text: renderer.escape.unmark(&chosen.text),
+        markup: renderer.markup(&messages, &chosen.text),
         tokens: chosen.tokens,
         truncated_tokens: u32::try_from(dropped).unwrap_or(u32::MAX),
         template: Some(template.source().to_string()),
@@ -133,20 +153,20 @@ fn kept_tokens<E: Encode>(
 }
 
 /// Drops the oldest messages that are neither system messages nor the last one,
-/// as few as possible, until the rest fits.
+/// as few as possible, until the rest fits. The rest comes with its messages.
 fn truncate<E: Encode>(
     renderer: &Renderer<'_, E>,
     messages: &[ChatMessage],
     fits: &impl Fn(&Rendered) -> bool,
     n_ctx: u32,
-) -> Result<Rendered, PromptError> {
+) -> Result<(Rendered, Vec<ChatMessage>), PromptError> {
     let last = messages.len() - 1;
     let droppable: Vec<usize> = (0..last).filter(|&i| messages[i].role != "system").collect();
 
     // The chat without its `count` oldest messages. Templates that want user
     // and assistant to alternate refuse every other count; then the next one
     // that they accept stands in.
-    let without = |count: usize| -> Result<Rendered, PromptError> {
+    let without = |count: usize| -> Result<(Rendered, Vec<ChatMessage>), PromptError> {
         let mut result = Err(PromptError::Overflow { n_ctx });
         for count in count..=droppable.len().min(count + 2) {
             let dropped = &droppable[..count];
@@ -154,7 +174,7 @@ fn truncate<E: Encode>(
                 .filter(|i| dropped.binary_search(i).is_err())
                 .map(|i| messages[i].clone())
                 .collect();
-            result = renderer.render(&rest, true);
+            result = renderer.render(&rest, true).map(|rendered| (rendered, rest));
             if result.is_ok() {
                 break;
             }
@@ -168,8 +188,8 @@ fn truncate<E: Encode>(
     while low < high {
         let middle = low + (high - low) / 2;
         match without(middle) {
-            Ok(rendered) if fits(&rendered) => {
-                best = Ok(rendered);
+            Ok(chosen) if fits(&chosen.0) => {
+                best = Ok(chosen);
                 high = middle;
             }
             Ok(_) => low = middle + 1,

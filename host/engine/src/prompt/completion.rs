@@ -98,9 +98,11 @@ pub(crate) fn prepare(
     if tokens.is_empty() {
         return Err(PromptError::Empty);
     }
+    let all_parsed = (limits.parse_special && !text.is_empty()).then_some(0..text.len());
     Ok(Prompt {
         tokens,
         text,
+        markup: all_parsed.into_iter().collect(),
         truncated_tokens: u32::try_from(truncated).unwrap_or(u32::MAX),
         template: None,
     })

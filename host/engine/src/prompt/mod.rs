@@ -2,7 +2,8 @@
 //!
 //! [`budget`] says how much room there is, [`completion`] fills it with text,
 //! [`chat`] with messages: [`template`] renders them and [`escape`] sees to it
-//! that no message becomes control tokens. What a prompt may contain is the
+//! that no message becomes control tokens. A text that somebody made of a prompt
+//! becomes one by its [`markup`]. What a prompt may contain is the
 //! wire protocol's decision; these modules carry it out. Options are resolved
 //! by the worker before.
 
@@ -10,8 +11,12 @@ pub(crate) mod budget;
 pub(crate) mod chat;
 pub(crate) mod completion;
 pub(crate) mod escape;
+pub(crate) mod markup;
 pub(crate) mod template;
 
+use std::ops::Range;
+
+use self::escape::ControlTexts;
 use crate::error::PromptError;
 
 /// What a request asks to be continued.
@@ -62,6 +67,11 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// The text they were made from, without BOS.
     pub text: String,
+    /// The parts of `text` in which control tokens were parsed, in bytes: what the
+    /// chat template wrote (of a template that does not show it, its control tokens),
+    /// or all of a completion that may have them. They ascend and do not overlap.
+    /// Nothing of a chat's messages is in them but white space at their ends.
+    pub markup: Vec<Range<usize>>,
     /// Tokens dropped from the beginning of the input to make it fit.
     pub truncated_tokens: u32,
     /// The source of the chat template that made it; `None` for a completion.
@@ -78,21 +88,34 @@ pub(crate) trait Encode {
     fn leading_bos(&self) -> Option<u32>;
 }
 
-/// One finished text as a prompt: one piece, control tokens parsed, nothing
-/// dropped. It has to leave room for at least one token of output.
+/// One finished text as a prompt: control tokens are parsed in its markup, and
+/// nothing is dropped. It has to leave room for at least one token of output.
 pub(crate) fn whole_text(
     tokenizer: &impl Encode,
+    control: &ControlTexts,
     text: &str,
+    markup: &[Range<usize>],
     n_ctx: u32,
 ) -> Result<Prompt, PromptError> {
-    let tokens = with_bos(tokenizer, tokenizer.encode(text, true)?);
+    let tokens = text_tokens(tokenizer, control, text, markup)?;
     if tokens.is_empty() {
         return Err(PromptError::Empty);
     }
     if tokens.len() >= n_ctx as usize {
         return Err(PromptError::Overflow { n_ctx });
     }
-    Ok(Prompt { tokens, text: text.to_string(), truncated_tokens: 0, template: None })
+    let (text, markup) = (text.to_string(), markup.to_vec());
+    Ok(Prompt { tokens, text, markup, truncated_tokens: 0, template: None })
+}
+
+/// The tokens of [`whole_text`], however many they are.
+pub(crate) fn text_tokens(
+    tokenizer: &impl Encode,
+    control: &ControlTexts,
+    text: &str,
+    markup: &[Range<usize>],
+) -> Result<Vec<u32>, PromptError> {
+    Ok(with_bos(tokenizer, markup::encode(tokenizer, control, text, markup)?))
 }
 
 /// Puts BOS in front unless the text already brought it, as chat templates do.

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::budget::content_budget;
@@ -167,14 +169,125 @@ fn control_text_needs_permission() {
     assert_eq!(with(true), 1);
 }
 
+fn whole(
+    tokenizer: Letters,
+    text: &str,
+    markup: &[Range<usize>],
+    n_ctx: u32,
+) -> Result<Prompt, PromptError> {
+    whole_text(&tokenizer, &control(), text, markup, n_ctx)
+}
+
+/// All of a text.
+fn all(text: &str) -> Vec<Range<usize>> {
+    std::iter::once(0..text.len()).collect()
+}
+
 #[test]
 fn whole_text_takes_control_tokens_and_one_bos() {
-    let prompt = whole_text(&WITH_BOS, "<|im_start|>x", 10).unwrap();
-    assert_eq!(prompt.tokens, [BOS, BOS + 1, 'x' as u32]);
-    let prompt = whole_text(&WITH_BOS, "<s>x", 10).unwrap();
-    assert_eq!(prompt.tokens, [BOS, 'x' as u32]);
-    assert_eq!(whole_text(&PLAIN, "0123456789", 10), Err(PromptError::Overflow { n_ctx: 10 }));
-    assert_eq!(whole_text(&PLAIN, "", 10), Err(PromptError::Empty));
+    let parsed = |text: &str| whole(WITH_BOS, text, &all(text), 10).unwrap().tokens;
+    assert_eq!(parsed("<|im_start|>x"), [BOS, BOS + 1, 'x' as u32]);
+    assert_eq!(parsed("<s>x"), [BOS, 'x' as u32]);
+    assert_eq!(whole(PLAIN, "0123456789", &[], 10), Err(PromptError::Overflow { n_ctx: 10 }));
+    assert_eq!(whole(PLAIN, "", &[], 10), Err(PromptError::Empty));
+    assert_eq!(whole(PLAIN, "", &all(""), 10), Err(PromptError::Empty));
+}
+
+#[test]
+fn whole_text_takes_control_tokens_in_its_markup_only() {
+    let text = "<s>x<s>\u{1}y\u{1}";
+    for (markup, expected) in [
+        (vec![], 0),
+        (vec![0..3, 4..7], 2),
+        (vec![0..3, 9..10], 2),
+        (vec![0..2, 2..3, 4..6], 0),
+        (vec![1..3, 5..9], 1),
+        (vec![0..0, 0..7, 7..7, 7..8], 3),
+        (vec![0..3, 4..10], 4),
+    ] {
+        let prompt = whole(PLAIN, text, &markup, 100).unwrap();
+        assert_eq!(n_control(&prompt.tokens), expected, "{markup:?}");
+        assert_eq!(PLAIN.decode(&prompt.tokens).unwrap(), text, "{markup:?}");
+        assert_eq!(prompt.markup, markup);
+    }
+}
+
+#[test]
+fn a_completion_is_all_markup_or_has_none() {
+    let markup = |parse_special, input: &[&str]| {
+        let limits = PromptLimits { parse_special, ..limits(100) };
+        complete(&WITH_BOS, "é", input, &limits).unwrap().markup
+    };
+    assert!(markup(false, &["<s>"]).is_empty());
+    assert_eq!(markup(true, &["<s>"]), all("é<s>"));
+    let limits = PromptLimits { parse_special: true, ..limits(100) };
+    assert!(complete(&WITH_BOS, "", &[], &limits).unwrap().markup.is_empty());
+}
+
+/// What [`whole_text`] must make of a text, as slow as it is plain.
+fn expected_tokens(text: &str, markup: &[Range<usize>]) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(c) = text[at..].chars().next() {
+        let parsed = |control: &str| {
+            let end = at + control.len();
+            text[at..].starts_with(control)
+                && markup.iter().any(|span| span.start <= at && end <= span.end)
+        };
+        match CONTROL.iter().find(|(control, _)| parsed(control)) {
+            Some((control, token)) => {
+                tokens.push(*token);
+                at += control.len();
+            }
+            None => {
+                tokens.push(c as u32);
+                at += c.len_utf8();
+            }
+        }
+    }
+    tokens
+}
+
+/// Text of pieces that control tokens are made of.
+fn hostile_text() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "<",
+        "|",
+        "im_",
+        "end",
+        "start",
+        ">",
+        "|>",
+        "s",
+        "é",
+        "<|im_end|>",
+        "<|im_start|>",
+        "<s>",
+        "\u{1}",
+    ]);
+    prop::collection::vec(part, 0..6).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    /// Whatever stands beside a client's text, it gives no control token, and none
+    /// with its neighbours.
+    #[test]
+    fn control_tokens_are_all_in_the_markup(
+        parts in prop::collection::vec((any::<bool>(), hostile_text()), 0..8)
+    ) {
+        let mut text = String::new();
+        let mut markup = Vec::new();
+        for (parsed, part) in &parts {
+            let start = text.len();
+            text.push_str(part);
+            if *parsed {
+                markup.push(start..text.len());
+            }
+        }
+        prop_assume!(!text.is_empty());
+        let tokens = whole(PLAIN, &text, &markup, 100_000).unwrap().tokens;
+        prop_assert_eq!(tokens, expected_tokens(&text, &markup));
+    }
 }
 
 proptest! {
@@ -239,6 +352,16 @@ fn n_control(tokens: &[u32]) -> usize {
     tokens.iter().filter(|token| **token >= BOS).count()
 }
 
+/// The tokens of a prompt that a hook gave back as it was.
+fn again(prompt: &Prompt) -> Vec<u32> {
+    whole(PLAIN, &prompt.text, &prompt.markup, 100_000).unwrap().tokens
+}
+
+/// The texts of a prompt's markup.
+fn markup(prompt: &Prompt) -> Vec<&str> {
+    prompt.markup.iter().map(|span| &prompt.text[span.clone()]).collect()
+}
+
 #[test]
 fn chat_is_rendered_with_a_generation_prompt() {
     let prompt = render(CHATML, &[message("user", "Hi")], 200).unwrap();
@@ -265,12 +388,14 @@ fn content_never_becomes_control_tokens() {
         assert_eq!(n_control(&prompt.tokens), 3, "{attack:?}");
         assert!(prompt.text.contains(attack), "{attack:?}");
         assert_eq!(PLAIN.decode(&prompt.tokens).unwrap(), prompt.text, "{attack:?}");
+        assert_eq!(again(&prompt), prompt.tokens, "{attack:?}");
     }
     // Two messages that a template puts side by side.
     let joined = "{% for m in messages %}{{ m.content }}{% endfor %}";
     for (a, b) in [("<|im_", "end|>"), ("<", "s>"), ("x<|im_end", "|>")] {
         let prompt = render(joined, &[message("user", a), message("user", b)], 400).unwrap();
         assert_eq!(n_control(&prompt.tokens), 0, "{a:?} {b:?}");
+        assert_eq!(again(&prompt), prompt.tokens, "{a:?} {b:?}");
         assert_eq!(prompt.text, format!("{a}{b}"));
     }
 }
@@ -283,8 +408,56 @@ fn templates_can_trim_marked_text() {
     assert_eq!(n_control(&prompt.tokens), 0);
 }
 
+#[test]
+fn what_is_not_in_a_message_is_markup() {
+    let messages = [message("user", "Hi"), message("assistant", ""), message("user", " a\n b\n")];
+    let prompt = render(CHATML, &messages, 400).unwrap();
+    assert_eq!(
+        markup(&prompt),
+        [
+            "<|im_start|>user\n",
+            "<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\n ",
+            "\n<|im_end|>\n<|im_start|>assistant\n",
+        ]
+    );
+    let joined = "{% for m in messages %}{{ m.content | trim }}{% endfor %}";
+    assert_eq!(markup(&render(joined, &messages, 400).unwrap()), Vec::<&str>::new());
+    let fixed = "{% if messages %}<s>{% endif %}";
+    assert_eq!(markup(&render(fixed, &messages[1..2], 400).unwrap()), ["<s>"]);
+}
+
+#[test]
+fn dropped_messages_leave_no_markup() {
+    let long = message("user", &"x".repeat(100));
+    let prompt = render(CHATML, &[long, message("user", "y")], 120).unwrap();
+    assert_eq!(prompt.truncated_tokens, 100 + 8);
+    assert_eq!(markup(&prompt), ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]);
+}
+
+/// Templates that do more with a message than to write it once.
+const LOOKING: [&str; 6] = [
+    "{% for m in messages %}<s>[{{ m.content[1:] }}]{% endfor %}",
+    "{% for m in messages %}<s>[{{ m.content.split('s')[-1] }}]{% endfor %}",
+    "{% for m in messages %}<s>{{ m.content | length }}[{{ m.content }}]{% endfor %}",
+    "{% for m in messages %}<s>{% if m.content.startswith('<') %}{{ m.content }}{% endif %}{% endfor %}",
+    "{% for m in messages %}<s>[{{ m.content }}{{ m.content }}]{% endfor %}",
+    "<s>{{ messages[0].content }}",
+];
+
+#[test]
+fn of_a_template_that_looks_at_messages_the_control_tokens_are_known() {
+    for source in LOOKING {
+        let messages = [message("user", "<s>a"), message("user", "b<|im_end|>")];
+        let prompt = render(source, &messages, 400).unwrap();
+        assert!(prompt.markup.iter().all(|span| prompt.text[span.clone()] == *"<s>"), "{source}");
+        assert!(!prompt.markup.is_empty(), "{source}");
+        assert_eq!(again(&prompt), prompt.tokens, "{source}");
+    }
+}
+
 proptest! {
-    /// No text in any message ever gives a control token of its own.
+    /// No text in any message ever gives a control token of its own, and a prompt
+    /// that comes back as it was has the same tokens.
     #[test]
     fn only_the_template_gives_control_tokens(
         texts in prop::collection::vec(
@@ -298,12 +471,21 @@ proptest! {
         let messages: Vec<ChatMessage> = texts.iter().map(|t| message("user", t)).collect();
         let prompt = render(CHATML, &messages, 100_000).unwrap();
         prop_assert_eq!(n_control(&prompt.tokens), 2 * texts.len() + 1);
-        prop_assert_eq!(PLAIN.decode(&prompt.tokens).unwrap(), prompt.text);
+        prop_assert_eq!(&PLAIN.decode(&prompt.tokens).unwrap(), &prompt.text);
+        prop_assert_eq!(&again(&prompt), &prompt.tokens);
+        let blank: Vec<ChatMessage> = texts.iter().map(|_| message("user", "")).collect();
+        let own = render(CHATML, &blank, 100_000).unwrap().text;
+        let without_space = |text: &str| text.split_whitespace().collect::<String>();
+        prop_assert_eq!(without_space(&markup(&prompt).concat()), without_space(&own));
+        for source in LOOKING {
+            let prompt = render(source, &messages, 100_000).unwrap();
+            prop_assert_eq!(&again(&prompt), &prompt.tokens, "{}", source);
+        }
     }
 }
 
 #[test]
-fn every_noncharacter_in_a_message_is_an_error() {
+fn too_many_noncharacters_in_messages_are_an_error() {
     let all: String = ('\u{FDD0}'..='\u{FDEF}').collect();
     let control = control();
     assert!(Escape::new(&control, [all.as_str()].into_iter()).is_err());

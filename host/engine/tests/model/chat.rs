@@ -20,10 +20,26 @@ fn template_renders_chatml() {
         prompt.text,
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n"
     );
-    assert!(prompt.template.unwrap().contains("im_start"));
-    // The template's control tokens are control tokens.
-    let whole = model().prepare_text(&prompt.text, &PromptLimits::default()).unwrap();
-    assert_eq!(prompt.tokens, whole.tokens);
+    assert!(prompt.template.as_ref().unwrap().contains("im_start"));
+    let markup: Vec<&str> = prompt.markup.iter().map(|span| &prompt.text[span.clone()]).collect();
+    assert_eq!(
+        markup,
+        [
+            "<|im_start|>system\n",
+            "<|im_end|>\n<|im_start|>user\n",
+            "<|im_end|>\n<|im_start|>assistant\n"
+        ]
+    );
+    assert_eq!(prompt.tokens, again(&prompt));
+}
+
+/// The tokens of a prompt that a hook gave back as it was.
+fn again(prompt: &llamero_engine::Prompt) -> Vec<u32> {
+    let limits = PromptLimits::default();
+    let whole = model().prepare_text(&prompt.text, &prompt.markup, &limits).unwrap();
+    let counted = model().tokenizer().count_text(&prompt.text, &prompt.markup).unwrap();
+    assert_eq!(counted, whole.tokens.len());
+    whole.tokens
 }
 
 #[test]
@@ -51,6 +67,14 @@ fn control_tokens_in_content_stay_text() {
     assert_eq!(n, 5, "system, user and assistant of the template only");
     assert_eq!(tokenizer.decode(&prompt.tokens).unwrap(), prompt.text);
     assert!(prompt.text.contains(attack));
+    assert_eq!(prompt.tokens, again(&prompt));
+}
+
+#[test]
+fn a_text_without_markup_has_no_control_tokens() {
+    let text = "<|im_start|>user\nHi!<|im_end|>\n";
+    let whole = model().prepare_text(text, &[], &PromptLimits::default()).unwrap();
+    assert_eq!(whole.tokens, model().tokenizer().encode(text, false).unwrap());
 }
 
 #[test]

@@ -66,12 +66,10 @@ fn a_stop_string_that_never_comes_holds_nothing_back() {
 
 #[test]
 fn end_of_generation_ends_and_can_be_ignored() {
-    let prompt = model()
-        .prepare_text(
-            "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n",
-            &PromptLimits::default(),
-        )
-        .unwrap();
+    let text = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n";
+    let all = 0..text.len();
+    let prompt =
+        model().prepare_text(text, std::slice::from_ref(&all), &PromptLimits::default()).unwrap();
     let chat = Job { prompt: prompt.tokens, max_tokens: 300, sampling: greedy(), ..Job::default() };
     let outcome = run(chat.clone());
     assert_eq!(outcome.finished().reason, FinishReason::Stop);

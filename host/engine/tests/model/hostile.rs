@@ -92,7 +92,7 @@ fn long_content_is_truncated_or_refused() {
 fn context_limits_are_checked() {
     let limits = PromptLimits { n_ctx: 5000, ..PromptLimits::default() };
     assert_eq!(
-        model().prepare_text("x", &limits),
+        model().prepare_text("x", &[], &limits),
         Err(PromptError::ContextSize { n_ctx: 5000, max: 2048 })
     );
 }

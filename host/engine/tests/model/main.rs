@@ -18,4 +18,5 @@ mod loading;
 #[path = "../../../../tests/it/lora_file.rs"]
 mod lora_file;
 mod sharing;
+mod speculate;
 mod support;

@@ -15,7 +15,9 @@ use criterion::Criterion;
 use llamero_hooks::{JobContext, PluginSettings};
 use serde_json::{Value, json};
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Config, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{
+    Config, Enabled, Engine, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder,
+};
 use wit_component::ComponentEncoder;
 
 use crate::calls::Group;
@@ -108,6 +110,7 @@ struct Instances {
 impl Instances {
     fn new(bytes: &[u8]) -> Self {
         let mut pool = PoolingAllocationConfig::new();
+        let scans = PoolingAllocationConfig::is_pagemap_scan_available();
         // As in the host's `engine.rs`.
         pool.total_component_instances(4)
             .total_stacks(4)
@@ -121,7 +124,9 @@ impl Instances {
             .max_tables_per_component(60)
             .table_elements(200_000)
             .max_memory_size(512 << 20)
-            .linear_memory_keep_resident(2 << 20)
+            .max_unused_warm_slots(8)
+            .pagemap_scan(Enabled::Auto)
+            .linear_memory_keep_resident(if scans { 8 << 20 } else { 2 << 20 })
             .table_keep_resident(512 << 10);
         let mut config = Config::new();
         config

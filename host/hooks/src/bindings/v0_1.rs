@@ -3,12 +3,14 @@
 //!
 //! What a returned value must satisfy beyond its type is checked in `verdict`.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::data::{
-    Completion, Content, FinishReason, JobContext, Message, Prompt, Request, Summary, Usage,
+    Completion, Content, FinishReason, JobContext, Message, NewPrompt, Prompt, Request, Summary,
+    Usage,
 };
 use crate::tokenizer::{ModelInfo, TokenizerError};
 
@@ -134,12 +136,31 @@ pub(crate) fn context_to_wit(context: &JobContext, budget_ms: u32) -> types::Cal
 
 /// The prompt as the plugin gets it.
 pub(crate) fn prompt_to_wit(prompt: &Prompt) -> prompt_hook::Prompt {
+    let offset = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let span = |span: &Range<usize>| prompt_hook::Span {
+        start: offset(span.start),
+        end: offset(span.end),
+    };
     prompt_hook::Prompt {
         text: prompt.text.clone(),
+        markup: prompt.markup.iter().map(span).collect(),
         tokens: prompt.tokens,
         context_length: prompt.context_length,
         template: prompt.template.clone(),
     }
+}
+
+/// The new prompt that a plugin gave.
+pub(crate) fn prompt_from_wit(replacement: prompt_hook::Replacement) -> NewPrompt {
+    let offset = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let span = |span: prompt_hook::Span| offset(span.start)..offset(span.end);
+    let markup = replacement.markup.into_iter().map(span).collect();
+    NewPrompt { text: replacement.text, markup }
+}
+
+/// Bytes of a new prompt that a plugin gave.
+pub(crate) fn prompt_bytes(replacement: &prompt_hook::Replacement) -> usize {
+    replacement.text.len() + replacement.markup.len() * ENTRY
 }
 
 fn usage_to_wit(usage: &Usage) -> types::Usage {

@@ -24,7 +24,7 @@
 //! | input | is |
 //! |---|---|
 //! | `request` | an object: `input` (a text or a list of texts, with `system`) or `messages` (a list of `role` and `content`); `model`, `options`, `stream` (`true` or `false`) |
-//! | `prompt` | an object: `text`; `model`, `template`, `tokens` and `context_length` (numbers, 0 unless given) |
+//! | `prompt` | an object: `text`; `markup` (a list of `[start, end]`, in bytes; empty unless given); `model`, `template`, `tokens` and `context_length` (numbers, 0 unless given) |
 //! | `response` | a text: the whole output |
 //! | `chunks` | a list of texts: the output, each text one `push`, whatever granularity the filter asks for |
 //!
@@ -36,7 +36,7 @@
 //! | `pass` | request, prompt, response | |
 //! | `patch` | request | what it changes: `model`, `content` (`system` and `input`, or `messages`), `options` (`null` takes one away) |
 //! | `respond` | request | `text` |
-//! | `replace` | prompt, response | `text` |
+//! | `replace` | prompt, response | `text`; of a prompt also `markup` |
 //! | `reject` | all | `code`, `reason` |
 //! | `done` | chunks | `text`: everything released |
 //! | `halt` | chunks | `text`: everything released, the last words included; `reason` |
@@ -44,11 +44,14 @@
 
 pub(crate) mod run;
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 
 use crate::data::{Content, Message, Prompt, Request};
 use crate::error::Phase;
 use crate::policy::{GoldenCase, GoldenInput};
+use crate::verdict::check_markup;
 
 /// Most cases in one file.
 const CASES: usize = 1_000;
@@ -169,15 +172,29 @@ fn message(value: &Value) -> Result<Message, String> {
 
 fn prompt(value: &Value) -> Result<Prompt, String> {
     let mut members = Members::of(value, "`prompt`")?;
+    let text = members.text("text")?.ok_or("`prompt` needs `text`")?;
+    let markup = members.take("markup").map_or(Ok(Vec::new()), |value| spans(&value))?;
+    check_markup(&text, &markup)?;
     let prompt = Prompt {
         model: members.text("model")?.unwrap_or_default(),
-        text: members.text("text")?.ok_or("`prompt` needs `text`")?,
+        text,
+        markup,
         tokens: members.number("tokens")?,
         context_length: members.number("context_length")?,
         template: members.text("template")?,
     };
-    members.finish(&["model", "text", "tokens", "context_length", "template"])?;
+    members.finish(&["model", "text", "markup", "tokens", "context_length", "template"])?;
     Ok(prompt)
+}
+
+fn spans(value: &Value) -> Result<Vec<Range<usize>>, String> {
+    let offset = |value: &Value| usize::try_from(value.as_u64()?).ok();
+    let span = |item: &Value| match item.as_array()?.as_slice() {
+        [start, end] => Some(offset(start)?..offset(end)?),
+        _ => None,
+    };
+    let list = value.as_array().and_then(|items| items.iter().map(span).collect());
+    list.ok_or_else(|| "`markup` must be a list of [start, end], in bytes of `text`".to_owned())
 }
 
 fn texts(name: &str, value: &Value) -> Result<Vec<String>, String> {
@@ -280,7 +297,9 @@ mod tests {
             {"name": "c", "want": {"code": 1403}, "request": {
                 "messages": [{"role": "user", "content": "hi"}],
             }},
-            {"name": "d", "prompt": {"text": "t", "tokens": 3, "context_length": 9}, "want": {"text": "u"}},
+            {"name": "d", "want": {"text": "u"}, "prompt": {
+                "text": "té", "markup": [[0, 1], [1, 3]], "tokens": 3, "context_length": 9,
+            }},
             {"name": "e", "response": "all", "want": {"verdict": "pass"}},
             {"name": "f", "chunks": ["a", "b"], "want": {"verdict": "done", "text": "ab"}},
         ]);
@@ -295,6 +314,7 @@ mod tests {
         assert_eq!(request.content, Content::Completion { system: "s".to_owned(), input });
         let GoldenInput::Prompt(prompt) = &cases[3].input else { panic!() };
         assert_eq!((prompt.tokens, prompt.context_length), (3, 9));
+        assert_eq!(prompt.markup, [0..1, 1..3]);
     }
 
     #[test]
@@ -313,6 +333,8 @@ mod tests {
             {"name": "inner", "request": {"input": "x", "temperature": 1}, "want": want},
             {"name": "chunk", "chunks": ["a", 1], "want": want},
             {"name": "number", "prompt": {"text": "", "tokens": -1}, "want": want},
+            {"name": "span", "prompt": {"text": "t", "markup": [[0]]}, "want": want},
+            {"name": "half", "prompt": {"text": "é", "markup": [[0, 1]]}, "want": want},
         ]);
         let problems = golden_cases(&text.to_string()).unwrap_err();
         for (problem, expected) in problems.iter().zip([
@@ -328,10 +350,12 @@ mod tests {
             "case 10 (`inner`): `request` has the unknown member `temperature`",
             "case 11 (`chunk`): `chunks` must be a list of texts",
             "case 12 (`number`): `tokens` must be a whole number",
+            "case 13 (`span`): `markup` must be a list of [start, end]",
+            "case 14 (`half`): `markup[0]` is 0 to 1: spans begin and end between",
         ]) {
             assert!(problem.starts_with(expected), "{problem}");
         }
-        assert_eq!(problems.len(), 12, "{problems:#?}");
+        assert_eq!(problems.len(), 14, "{problems:#?}");
         assert!(golden_cases("{}").unwrap_err()[0].contains("array"));
         assert!(golden_cases("[").unwrap_err()[0].contains("not JSON"));
         let many = vec![json!({}); CASES + 1];

@@ -188,9 +188,11 @@ impl<'a> Trial<'a> {
         let verdict = call!(self, Prompt, prompt.call_on_prompt(&context, &given));
         match verdict {
             prompt_hook::Verdict::Pass => Ok(json!({"verdict": "pass"})),
-            prompt_hook::Verdict::Replace(text) => {
-                check_prompt(&text, self.limits).map_err(invalid)?;
-                Ok(json!({"verdict": "replace", "text": text}))
+            prompt_hook::Verdict::Replace(replacement) => {
+                let new = check_prompt(replacement, self.limits).map_err(invalid)?;
+                let markup: Vec<Value> =
+                    new.markup.iter().map(|span| json!([span.start, span.end])).collect();
+                Ok(json!({"verdict": "replace", "text": new.text, "markup": markup}))
             }
             prompt_hook::Verdict::Reject(rejection) => self.reject(&rejection),
         }

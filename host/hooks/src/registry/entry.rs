@@ -250,7 +250,10 @@ impl Entry {
     }
 
     fn state(&self, now: Instant) -> PluginState {
-        let Some(current) = &self.current else { return PluginState::Refused };
+        let Some(current) = &self.current else {
+            let is_refused = self.refused.is_some();
+            return if is_refused { PluginState::Refused } else { PluginState::Loading };
+        };
         if self.disabled {
             return PluginState::Disabled;
         }
@@ -310,5 +313,19 @@ impl State {
             }
             !is_gone
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_version_is_loading_until_something_is_known_of_it() {
+        let mut entry = Entry::default();
+        let now = Instant::now();
+        assert_eq!(entry.state(now), PluginState::Loading);
+        entry.refuse(Refusal::Other("it could not be read".to_owned()));
+        assert_eq!(entry.state(now), PluginState::Refused);
     }
 }

@@ -49,6 +49,8 @@ pub enum PluginState {
     Off,
     /// There is a file, and no version of it that could be loaded.
     Refused,
+    /// Its first version is being compiled and tried.
+    Loading,
 }
 
 impl PluginState {
@@ -61,6 +63,7 @@ impl PluginState {
             Self::Disabled => "disabled",
             Self::Off => "off",
             Self::Refused => "refused",
+            Self::Loading => "loading",
         }
     }
 }

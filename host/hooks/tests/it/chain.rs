@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use llamero_hooks::{
-    Content, FailureKind, JobContext, Message, Phase, PromptOutcome, Request, RequestOutcome,
-    Verdict,
+    Content, FailureKind, JobContext, Message, Phase, Prompt, PromptOutcome, Request,
+    RequestOutcome, Verdict,
 };
 use serde_json::json;
 
-use crate::guest::{CONTENT, Guest, Image, MODEL, TEXT, TOKENS};
+use crate::guest::{CONTENT, Guest, Image, MARKUP, MODEL, TEXT, TOKENS};
 use crate::support::{
     chain, config, context, continued, failed, host, host_with, on_prompt, on_request, prompt,
     request, responded, runtime,
@@ -47,10 +47,10 @@ fn counts() -> Guest {
 fn an_empty_chain_passes_everything() {
     let chain = host().empty_chain();
     assert_eq!(continued(on_request(&chain)), request());
-    let PromptOutcome::Continue { text, replaced } = on_prompt(&chain) else {
+    let PromptOutcome::Continue { text, markup, replaced } = on_prompt(&chain) else {
         panic!("expected to continue");
     };
-    assert_eq!((text, replaced), (prompt().text, false));
+    assert_eq!((text, markup, replaced), (prompt().text, prompt().markup, false));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn one_instance_serves_all_phases_of_a_job() {
     runtime().block_on(async {
         let mut job = chain.begin(context());
         continued(job.on_request(request()).await);
-        let PromptOutcome::Continue { text, replaced } = job.on_prompt(prompt()).await else {
+        let PromptOutcome::Continue { text, replaced, .. } = job.on_prompt(prompt()).await else {
             panic!("expected to continue");
         };
         assert_eq!((text.as_str(), replaced), ("5", true));
@@ -273,10 +273,56 @@ fn prompt_hooks_replace_and_the_next_one_gets_the_new_count() {
          (i32.const {area})"
     ));
     let chain = chain(&host, &[&replaces, &checks]);
-    let PromptOutcome::Continue { text, replaced } = on_prompt(&chain) else {
+    let PromptOutcome::Continue { text, replaced, .. } = on_prompt(&chain) else {
         panic!("expected to continue");
     };
     assert_eq!((text.as_str(), replaced), ("fou", true));
+}
+
+/// Gives its prompt back as it is, if it has that many tokens.
+fn gives_back(tokens: u32) -> Guest {
+    let mut guest = Guest::new();
+    let area = guest.image.replace("");
+    guest.on_prompt(&format!(
+        "(if (i32.ne (i32.load offset={TOKENS} (local.get $args)) (i32.const {tokens}))
+            (then unreachable))
+         (i64.store offset=8 align=4 (i32.const {area})
+            (i64.load offset={TEXT} align=4 (local.get $args)))
+         (i64.store offset=16 align=4 (i32.const {area})
+            (i64.load offset={MARKUP} align=4 (local.get $args)))
+         (i32.const {area})"
+    ))
+}
+
+#[test]
+fn markup_goes_from_hook_to_hook() {
+    let host = host();
+    let marks = Guest::prompting(|image| image.replace_marked("<s>é</s>", &[[0, 3], [5, 9]]));
+    // Two spans and one character.
+    let chain = chain(&host, &[&gives_back(7), &marks, &gives_back(3)]);
+    let prompt = Prompt { markup: vec![0..2, 2..7], tokens: 7, ..prompt() };
+    runtime().block_on(async {
+        let outcome = chain.begin(context()).on_prompt(prompt).await;
+        let PromptOutcome::Continue { text, markup, replaced } = outcome else {
+            panic!("expected to continue: {outcome:?}");
+        };
+        assert_eq!((text.as_str(), replaced), ("<s>é</s>", true));
+        assert_eq!(markup, [0..3, 5..9]);
+    });
+}
+
+#[test]
+fn a_prompt_with_impossible_markup_is_invalid() {
+    let host = host();
+    for markup in [[0, 4], [4, 5], [2, 1], [0, u32::MAX]] {
+        let replaces = Guest::prompting(|image| image.replace_marked("é!", &[markup]));
+        let outcome = on_prompt(&chain(&host, &[&replaces]));
+        let PromptOutcome::Failed(failure) = outcome else {
+            panic!("expected a failure: {outcome:?}");
+        };
+        assert_eq!((failure.phase, failure.kind), (Phase::Prompt, FailureKind::InvalidOutput));
+        assert!(failure.detail.contains("markup[0]"), "{}", failure.detail);
+    }
 }
 
 #[test]

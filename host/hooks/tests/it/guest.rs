@@ -24,8 +24,10 @@ pub const MODEL: u32 = 60;
 pub const CONTENT: u32 = 68;
 /// Offset of the prompt's text in the arguments of `on-prompt`.
 pub const TEXT: u32 = 60;
+/// Offset of the prompt's markup.
+pub const MARKUP: u32 = 68;
 /// Offset of the prompt's token count.
-pub const TOKENS: u32 = 68;
+pub const TOKENS: u32 = 76;
 
 /// Signature of a function whose arguments are too many to be passed one by one.
 pub const ARGS: &str = "(param $args i32) (result i32)";
@@ -103,7 +105,7 @@ impl Image {
         self.words(&words)
     }
 
-    /// `respond` of a request hook; `replace` of a prompt hook.
+    /// `respond` of a request hook; `replace` of a prompt hook, without markup.
     fn with_text(&mut self, case: u32, [pointer, length]: [u32; 2]) -> u32 {
         self.words(&[0, case, pointer, length, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     }
@@ -121,6 +123,14 @@ impl Image {
     pub fn replace(&mut self, text: &str) -> u32 {
         let text = self.text(text);
         self.with_text(1, text)
+    }
+
+    /// `replace`, with the spans of the new prompt's markup.
+    pub fn replace_marked(&mut self, text: &str, markup: &[[u32; 2]]) -> u32 {
+        let [pointer, length] = self.text(text);
+        let spans = self.words(markup.as_flattened());
+        let n_spans = u32::try_from(markup.len()).unwrap();
+        self.words(&[0, 1, pointer, length, spans, n_spans, 0, 0, 0, 0, 0, 0, 0])
     }
 
     /// `reject`, which is case 3 of a request verdict and case 2 of a prompt one.

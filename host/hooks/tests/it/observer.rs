@@ -1,5 +1,6 @@
 //! Observers: told how a job ended, after it has, and without any say in it.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,6 +35,15 @@ impl TokenizerService for Witness {
 
     fn encode(&self, model: &str, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
         NoTokenizer.encode(model, text, special)
+    }
+
+    fn count_prompt(
+        &self,
+        model: &str,
+        text: &str,
+        markup: &[Range<usize>],
+    ) -> Result<u32, TokenizerError> {
+        NoTokenizer.count_prompt(model, text, markup)
     }
 
     fn decode(&self, model: &str, tokens: &[u32]) -> Result<String, TokenizerError> {

@@ -240,8 +240,11 @@ fn golden_prompts_are_decided_as_written() {
     let host = host();
     let case = |want: &Value| json!([{"name": "the case", "prompt": {"text": "t"}, "want": want}]);
     let replace = Guest::prompting(|image| image.replace("u")).module();
-    let is = json!({"verdict": "replace", "text": "u"});
+    let is = json!({"verdict": "replace", "text": "u", "markup": []});
     decides(&host, &replace, case, is, json!({"text": "t"}));
+    let marks = Guest::prompting(|image| image.replace_marked("<s>u", &[[0, 3]])).module();
+    let is = json!({"verdict": "replace", "text": "<s>u", "markup": [[0, 3]]});
+    decides(&host, &marks, case, is, json!({"markup": []}));
     let text = refusal_with(&host, &replace, golden(&ask(&json!({"verdict": "pass"}))));
     assert!(text.contains("phase request, which the plugin does not export"), "{text}");
 }

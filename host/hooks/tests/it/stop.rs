@@ -1,5 +1,6 @@
 //! Stopping a plugin that runs: by cancelling the job, and by giving up on it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,15 @@ impl TokenizerService for Slow {
 
     fn encode(&self, model: &str, text: &str, _: bool) -> Result<Vec<u32>, TokenizerError> {
         NoTokenizer.encode(model, text, false)
+    }
+
+    fn count_prompt(
+        &self,
+        model: &str,
+        text: &str,
+        markup: &[Range<usize>],
+    ) -> Result<u32, TokenizerError> {
+        NoTokenizer.count_prompt(model, text, markup)
     }
 
     fn decode(&self, model: &str, tokens: &[u32]) -> Result<String, TokenizerError> {

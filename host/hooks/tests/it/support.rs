@@ -1,5 +1,6 @@
 //! Hosts, requests and expectations that the topics share.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::runtime::Runtime;
 
 use crate::guest::Guest;
 
-/// Knows the model `m`, and one token per character.
+/// Knows the model `m`, and one token per character, or per span of a prompt's
+/// markup.
 pub struct Letters;
 
 impl Letters {
@@ -41,6 +43,17 @@ impl TokenizerService for Letters {
     fn encode(&self, model: &str, text: &str, _: bool) -> Result<Vec<u32>, TokenizerError> {
         Self::known(model)?;
         Ok(text.chars().map(u32::from).collect())
+    }
+
+    fn count_prompt(
+        &self,
+        model: &str,
+        text: &str,
+        markup: &[Range<usize>],
+    ) -> Result<u32, TokenizerError> {
+        let control: usize = markup.iter().map(|span| text[span.clone()].chars().count()).sum();
+        let plain = self.count(model, text)? - u32::try_from(control).unwrap();
+        Ok(plain + u32::try_from(markup.len()).unwrap())
     }
 
     fn decode(&self, model: &str, tokens: &[u32]) -> Result<String, TokenizerError> {
@@ -129,6 +142,7 @@ pub fn prompt() -> Prompt {
     Prompt {
         model: "m".to_owned(),
         text: "be kind hello".to_owned(),
+        markup: Vec::new(),
         tokens: 13,
         context_length: 2048,
         template: None,

@@ -80,13 +80,11 @@ fn decode_predict(mut fields: Fields) -> Result<PredictResponse, String> {
 }
 
 fn decode_usage(mut fields: Fields) -> Usage {
-    let mut count =
-        |name| extension_number(&mut fields, name).map_or(0, |number| u32_or_end(&number));
     Usage {
-        prompt_tokens: count("prompt_tokens"),
-        cached_tokens: count("cached_tokens"),
-        completion_tokens: count("completion_tokens"),
-        truncated_tokens: count("truncated_tokens"),
+        prompt_tokens: count(&mut fields, "prompt_tokens"),
+        cached_tokens: count(&mut fields, "cached_tokens"),
+        completion_tokens: count(&mut fields, "completion_tokens"),
+        truncated_tokens: count(&mut fields, "truncated_tokens"),
     }
 }
 
@@ -99,7 +97,13 @@ fn decode_timings(mut fields: Fields) -> Timings {
         hooks_ms: ms("hooks_ms"),
         prompt_ms: ms("prompt_ms"),
         predict_ms: ms("predict_ms"),
+        draft_tokens: count(&mut fields, "draft_tokens"),
+        accepted_draft_tokens: count(&mut fields, "accepted_draft_tokens"),
     }
+}
+
+fn count(fields: &mut Fields, name: &str) -> u32 {
+    extension_number(fields, name).map_or(0, |number| u32_or_end(&number))
 }
 
 /// Patient with what is told about the vectors, not with the vectors: one that is
@@ -109,10 +113,11 @@ fn decode_embed(mut fields: Fields) -> Result<EmbedResponse, String> {
     Ok(EmbedResponse {
         embeddings: embeddings.collect::<Result<_, _>>()?,
         model: fields.text("model").unwrap_or_default(),
-        usage: fields.object("usage").ok().flatten().map(|mut fields| EmbedUsage {
-            prompt_tokens: extension_number(&mut fields, "prompt_tokens")
-                .map_or(0, |number| u32_or_end(&number)),
-        }),
+        usage: fields
+            .object("usage")
+            .ok()
+            .flatten()
+            .map(|mut fields| EmbedUsage { prompt_tokens: count(&mut fields, "prompt_tokens") }),
     })
 }
 

@@ -140,13 +140,13 @@ fn predictions_with_extensions() {
     );
     let cut = PredictResponse {
         usage: Some(Usage { truncated_tokens: 7, ..Usage::default() }),
-        timings: None,
+        timings: Some(Timings { draft_tokens: 8, accepted_draft_tokens: 5, ..Timings::default() }),
         finish_reason: Some(FinishReason::from("other")),
         ..predict
     };
     check_response(
         WorkerResponse::predicted("a", cut),
-        r#"{"job":"a","predict":{"output":"hé","finish_reason":"other","usage":{"prompt_tokens":0,"cached_tokens":0,"completion_tokens":0,"truncated_tokens":7}}}"#,
+        r#"{"job":"a","predict":{"output":"hé","finish_reason":"other","usage":{"prompt_tokens":0,"cached_tokens":0,"completion_tokens":0,"truncated_tokens":7},"timings":{"queue_ms":0.0,"hooks_ms":0.0,"prompt_ms":0.0,"predict_ms":0.0,"draft_tokens":8,"accepted_draft_tokens":5}}}"#,
     );
 }
 

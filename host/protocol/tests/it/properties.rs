@@ -122,13 +122,18 @@ fn predict_response() -> impl Strategy<Value = PredictResponse> {
         },
     );
     let ms = || 0.0..1e9_f64;
-    let timings =
-        (ms(), ms(), ms(), ms()).prop_map(|(queue_ms, hooks_ms, prompt_ms, predict_ms)| Timings {
-            queue_ms,
-            hooks_ms,
-            prompt_ms,
-            predict_ms,
-        });
+    let timings = ([ms(), ms(), ms(), ms()], any::<[u32; 2]>()).prop_map(
+        |([queue_ms, hooks_ms, prompt_ms, predict_ms], [draft_tokens, accepted_draft_tokens])| {
+            Timings {
+                queue_ms,
+                hooks_ms,
+                prompt_ms,
+                predict_ms,
+                draft_tokens,
+                accepted_draft_tokens,
+            }
+        },
+    );
     (text(), option::of(reason), option::of(usage), option::of(timings)).prop_map(
         |(output, finish_reason, usage, timings)| PredictResponse {
             output,

@@ -1,5 +1,6 @@
 //! The stages of a job, in the order that protocol.md 5 fixes.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -90,15 +91,16 @@ pub async fn run(
     let rendered = llamero_hooks::Prompt {
         model: lease.name().to_owned(),
         text: std::mem::take(&mut prompt.text),
+        markup: std::mem::take(&mut prompt.markup),
         tokens: u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX),
         context_length: lease.n_ctx(),
         template: prompt.template.take(),
     };
     match hooks.on_prompt(rendered).await {
         PromptOutcome::Continue { replaced: false, .. } => {}
-        PromptOutcome::Continue { text, .. } => {
+        PromptOutcome::Continue { text, markup, .. } => {
             let truncated = prompt.truncated_tokens;
-            prompt = prepare_text(&lease, text, limits).await?;
+            prompt = prepare_text(&lease, text, markup, limits).await?;
             prompt.truncated_tokens += truncated;
         }
         PromptOutcome::Rejected { plugin, phase, code, reason } => {
@@ -146,12 +148,16 @@ pub async fn run(
         truncated_tokens,
     };
     let timings = match &output.finished {
-        Some(finished) => Timings::from_durations(
-            account.queued + finished.queue_time,
-            in_hooks,
-            finished.prompt_time,
-            finished.predict_time,
-        ),
+        Some(finished) => Timings {
+            draft_tokens: finished.draft_tokens,
+            accepted_draft_tokens: finished.accepted_draft_tokens,
+            ..Timings::from_durations(
+                account.queued + finished.queue_time,
+                in_hooks,
+                finished.prompt_time,
+                finished.predict_time,
+            )
+        },
         // A hook ended the output, so that the engine has not said how it spent
         // its time.
         None => {
@@ -227,14 +233,18 @@ async fn prepare(
     .await
 }
 
-/// The text that hooks made of the prompt, as one piece.
+/// The text that hooks made of the prompt, and where its control tokens are parsed.
 async fn prepare_text(
     lease: &Lease,
     text: String,
+    markup: Vec<Range<usize>>,
     limits: PromptLimits,
 ) -> Result<llamero_engine::Prompt, ErrorBody> {
     let model = lease.model().clone();
-    blocking(move || model.prepare_text(&text, &limits).map_err(|error| wire::prompt(&error))).await
+    blocking(move || {
+        model.prepare_text(&text, &markup, &limits).map_err(|error| wire::prompt(&error))
+    })
+    .await
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

@@ -450,6 +450,7 @@ impl Inner {
             cache_cells: settings.kv.cache_cells,
             cache_pin_cells: settings.kv.cache_pin_cells,
             cache_block: settings.kv.cache_block,
+            speculate_tokens: settings.speculate_tokens,
             embedding: settings.embedding.clone(),
             max_adapters: settings.max_adapters,
             use_mmap: settings.use_mmap,

@@ -1,5 +1,7 @@
 //! The vocabularies of loaded models, for hooks.
 
+use std::ops::Range;
+
 use llamero_engine::{PromptError, Tokenizer};
 use llamero_hooks::{ModelInfo, TokenizerError, TokenizerService};
 
@@ -45,6 +47,16 @@ impl TokenizerService for LoadedTokenizers {
     ) -> Result<Vec<u32>, TokenizerError> {
         let tokenizer = self.tokenizer(model)?;
         tokenizer.encode(text, parse_special).map_err(refused)
+    }
+
+    fn count_prompt(
+        &self,
+        model: &str,
+        text: &str,
+        markup: &[Range<usize>],
+    ) -> Result<u32, TokenizerError> {
+        let count = self.tokenizer(model)?.count_text(text, markup).map_err(refused)?;
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     fn decode(&self, model: &str, tokens: &[u32]) -> Result<String, TokenizerError> {

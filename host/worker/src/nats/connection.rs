@@ -37,6 +37,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub enum Role {
     /// Goes on trying from the first attempt on.
     Worker,
+    /// What a worker and others ask each other ([`crate::peers`]): as a worker's, but
+    /// it does not hear what it says itself.
+    Peers,
     /// Fails if the server cannot be reached now.
     Client,
 }
@@ -79,8 +82,9 @@ pub async fn connect(settings: &NatsSettings, role: Role) -> Result<Connection, 
         }
     };
     let name = match (role, settings.client_name.as_str()) {
-        (Role::Client, WORKER_NAME) => CLIENT_NAME,
-        (_, name) => name,
+        (Role::Client, WORKER_NAME) => CLIENT_NAME.to_owned(),
+        (Role::Peers, name) if !name.is_empty() => format!("{name}-peers"),
+        (_, name) => name.to_owned(),
     };
     if !name.is_empty() {
         options = options.name(name);
@@ -94,7 +98,7 @@ pub async fn connect(settings: &NatsSettings, role: Role) -> Result<Connection, 
     if settings.tls_first {
         options = options.tls_first();
     }
-    let (link, events) = Link::new();
+    let (link, events) = Link::new(role);
     let link = Arc::new(link);
     let observer = Arc::clone(&link);
     options = options
@@ -106,7 +110,10 @@ pub async fn connect(settings: &NatsSettings, role: Role) -> Result<Connection, 
             observer.observe(&event, &events);
             std::future::ready(())
         });
-    if role == Role::Worker {
+    if role == Role::Peers {
+        options = options.no_echo();
+    }
+    if role != Role::Client {
         options = options.retry_on_initial_connect();
     }
     let client = options.connect(settings.servers.as_slice()).await?;
@@ -145,6 +152,8 @@ pub struct Changes {
 /// What has happened to a connection, from the library's events.
 #[derive(Debug)]
 pub struct Link {
+    /// For the log: a worker has two connections.
+    role: Role,
     changes: watch::Receiver<Changes>,
     /// When the connection was last made anew.
     connected_at: Mutex<Option<Instant>>,
@@ -156,10 +165,11 @@ pub struct Link {
 }
 
 impl Link {
-    fn new() -> (Self, watch::Sender<Changes>) {
+    fn new(role: Role) -> (Self, watch::Sender<Changes>) {
         let (sender, changes) = watch::channel(Changes::default());
         let every_ten_seconds = || Throttle::new(Duration::from_secs(10));
         let link = Self {
+            role,
             changes,
             connected_at: Mutex::new(None),
             denied: Mutex::new(Vec::new()),
@@ -191,21 +201,22 @@ impl Link {
     }
 
     fn observe(&self, event: &Event, changes: &watch::Sender<Changes>) {
+        let role = self.role;
         match event {
             Event::Connected => {
                 *lock(&self.connected_at) = Some(Instant::now());
                 changes.send_modify(|changes| changes.count += 1);
-                tracing::info!("connected to NATS");
+                tracing::info!(?role, "connected to NATS");
             }
             Event::Disconnected => {
                 changes.send_modify(|changes| changes.count += 1);
-                tracing::warn!("connection to NATS lost, reconnecting");
+                tracing::warn!(?role, "connection to NATS lost, reconnecting");
             }
-            Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
+            Event::LameDuckMode => tracing::info!(?role, "the NATS server is about to shut down"),
             Event::SlowConsumer(_) => {
                 let dropped = self.slow_consumers.fetch_add(1, Ordering::Relaxed) + 1;
                 if self.slow_consumer_log.pass() {
-                    tracing::warn!(dropped, "messages dropped: the receive buffer is full");
+                    tracing::warn!(?role, dropped, "messages dropped: the receive buffer is full");
                 }
             }
             Event::ServerError(error) => {
@@ -219,19 +230,19 @@ impl Link {
                     }
                 }
                 if self.failure_log.pass() {
-                    tracing::warn!(%error, "the NATS server reports an error");
+                    tracing::warn!(?role, %error, "the NATS server reports an error");
                 }
             }
             Event::ClientError(error) => {
                 if self.failure_log.pass() {
-                    tracing::warn!(%error, "cannot connect to NATS, trying again");
+                    tracing::warn!(?role, %error, "cannot connect to NATS, trying again");
                 }
             }
             Event::Closed => {
                 changes.send_modify(|changes| changes.is_closed = true);
-                tracing::debug!("connection to NATS closed");
+                tracing::debug!(?role, "connection to NATS closed");
             }
-            Event::Draining => tracing::debug!("connection to NATS is draining"),
+            Event::Draining => tracing::debug!(?role, "connection to NATS is draining"),
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Published {
 
 /// One connection, from the server's side.
 pub struct Peer {
+    /// What the client wants of the connection, as JSON.
+    pub wishes: String,
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
     /// Subject and sid.
@@ -58,11 +60,16 @@ impl Script {
         Self { listener, url }
     }
 
-    /// A connection of the worker to this server, and the server's side of it.
-    pub async fn connect(&self, max_payload: usize) -> (Connection, Peer) {
+    /// The settings of a worker that uses this server.
+    pub fn settings(&self) -> Settings {
         let mut flags = Flags::default();
         flags.set("nats_url", self.url.as_str(), "--nats");
-        let settings = Settings::load(&MapSource::default(), &flags).unwrap();
+        Settings::load(&MapSource::default(), &flags).unwrap()
+    }
+
+    /// A connection of the worker to this server, and the server's side of it.
+    pub async fn connect(&self, max_payload: usize) -> (Connection, Peer) {
+        let settings = self.settings();
         let (connection, peer) =
             tokio::join!(connect(&settings.nats, Role::Client), self.accept(max_payload));
         (connection.unwrap(), peer)
@@ -85,7 +92,8 @@ impl Peer {
     async fn greet(stream: TcpStream, max_payload: usize) -> Self {
         stream.set_nodelay(true).unwrap();
         let (read, write) = stream.into_split();
-        let mut peer = Self { read: BufReader::new(read), write, subscriptions: Vec::new() };
+        let (wishes, read) = (String::new(), BufReader::new(read));
+        let mut peer = Self { wishes, read, write, subscriptions: Vec::new() };
         let info = format!(
             "INFO {{\"server_id\":\"s\",\"version\":\"2.10.0\",\"proto\":1,\"headers\":true,\"max_payload\":{max_payload}}}\r\n"
         );
@@ -95,6 +103,9 @@ impl Peer {
         while line != "PING\r\n" {
             line.clear();
             peer.read.read_line(&mut line).await.unwrap();
+            if let Some(wishes) = line.strip_prefix("CONNECT ") {
+                peer.wishes = wishes.to_owned();
+            }
         }
         peer.send("PONG\r\n").await;
         peer
@@ -158,11 +169,12 @@ impl Peer {
     }
 
     /// The next message of the client that is not for itself; those are echoed,
-    /// as a server does.
+    /// as a server does unless it was asked not to.
     pub async fn next_message(&mut self) -> Option<Published> {
+        let echoes = !self.wishes.contains(r#""echo":false"#);
         loop {
             if let Op::Pub(message) = self.next().await?
-                && !self.deliver(&message.subject, &message.payload).await
+                && !(echoes && self.deliver(&message.subject, &message.payload).await)
             {
                 return Some(message);
             }

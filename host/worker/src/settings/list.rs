@@ -229,6 +229,12 @@ pub static SETTINGS: &[Spec] = &[
         "Tokens in a block; prompts are shared by whole blocks.",
     ),
     spec(
+        "speculate_tokens",
+        int(0, 16),
+        "0",
+        "Most tokens computed ahead of a job in a step, on the guess that its text repeats itself, while one or two jobs generate; 0: none.",
+    ),
+    spec(
         "embed_max_tokens",
         int(1, 65536),
         "512",
@@ -261,6 +267,12 @@ pub static SETTINGS: &[Spec] = &[
         int(0, 65536),
         "4",
         "Jobs that may wait; beyond that clients are told that the worker is busy.",
+    ),
+    spec(
+        "interrupt_peers_ms",
+        int(0, 600_000),
+        "300",
+        "Milliseconds for which other workers of the subject are asked about an interrupt of a job that is not here; 0: they are not, nor are they answered.",
     ),
     spec("allow_grammar", Kind::Bool, "false", "Let clients send a GBNF grammar."),
     spec(

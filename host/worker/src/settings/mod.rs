@@ -85,6 +85,8 @@ pub struct ModelSettings {
     pub n_batch: u32,
     /// How jobs share the KV cache and the time of the model.
     pub kv: KvSettings,
+    /// Most tokens computed ahead of a job in a step.
+    pub speculate_tokens: u32,
     /// How vectors are computed.
     pub embedding: EmbeddingConfig,
     /// LoRA adapters kept loaded for each model.
@@ -130,6 +132,9 @@ pub struct JobSettings {
     pub slots: u32,
     /// Jobs that may wait.
     pub queue: usize,
+    /// How long other workers are asked about a job that is to be interrupted and is
+    /// not here; nothing: they are not.
+    pub interrupt_peers: Duration,
     /// Whether clients may send a grammar.
     pub allow_grammar: bool,
     /// Which embed requests are served.

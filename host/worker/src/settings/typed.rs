@@ -41,6 +41,7 @@ pub fn load(source: &dyn Source, flags: &Flags) -> Result<Settings, Problems> {
         jobs: JobSettings {
             slots: reader.u32("slots"),
             queue: reader.usize("queue"),
+            interrupt_peers: Duration::from_millis(reader.u64("interrupt_peers_ms")),
             allow_grammar: reader.bool("allow_grammar"),
             embed: reader.embed(),
             shutdown_grace: reader.duration("shutdown_grace"),
@@ -278,6 +279,7 @@ impl Reader<'_> {
                 cache_pin_cells: self.u32("cache_pin_cells"),
                 cache_block: self.u32("cache_block"),
             },
+            speculate_tokens: self.u32("speculate_tokens"),
             embedding: EmbeddingConfig {
                 max_tokens: self.u32("embed_max_tokens"),
                 threads: self.u32("embed_threads"),

@@ -45,8 +45,19 @@
 //! An interrupt meets every job of its id. It is answered when the last of them
 //! has ended, so that the client has the job's error before the interrupt's
 //! answer, and at the latest after [`Limits::interrupt_wait`]. One that meets no
-//! job is answered at once; it may have overtaken its predict, so it leaves a
-//! mark.
+//! job may have overtaken its predict, so it leaves a mark. Where there are other
+//! workers they are asked, all at once ([`crate::peers`]):
+//!
+//! ```text
+//!    of a client ──Ask──▶ Open ──claimed elsewhere──▶ Claimed ──ended, or its time is over──▶ found
+//!                          └── nobody is there, or peers_wait is over──▶ not found
+//!
+//!    of a peer ──Claim, if the job is here──▶ as a client's interrupt
+//!       └── the job is not here: a mark, and silence
+//! ```
+//!
+//! A mark is taken back when some worker turns out to have the job, as if the
+//! interrupt had met it in the first place.
 
 mod recent;
 mod types;
@@ -61,8 +72,8 @@ use std::time::Duration;
 
 use recent::Recent;
 pub use types::{
-    Action, Drained, Event, Found, InterruptId, JobName, Limits, Mark, Refusal, Tenant, Ticket,
-    Time,
+    Action, Asker, Drained, Event, Found, InterruptId, JobName, Limits, Mark, Refusal, Tenant,
+    Ticket, Time,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +98,25 @@ struct PendingInterrupt {
     deadline: Time,
 }
 
+/// An interrupt about which the other workers are being asked.
+#[derive(Debug)]
+struct Question {
+    asked: Time,
+    /// Whether one of them has the job.
+    is_claimed: bool,
+}
+
+impl Question {
+    fn deadline(&self, limits: &Limits) -> Time {
+        self.asked + if self.is_claimed { limits.interrupt_wait } else { limits.peers_wait }
+    }
+
+    /// The answer if nothing more is heard.
+    fn found(&self) -> Found {
+        if self.is_claimed { Found::Yes } else { Found::No }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
@@ -104,6 +134,7 @@ pub struct JobTable {
     waiting: VecDeque<Ticket>,
     running: usize,
     interrupts: VecDeque<PendingInterrupt>,
+    questions: BTreeMap<InterruptId, Question>,
     ended: Recent,
     marks: Recent,
 }
@@ -118,6 +149,7 @@ impl JobTable {
             waiting: VecDeque::new(),
             running: 0,
             interrupts: VecDeque::new(),
+            questions: BTreeMap::new(),
             ended: Recent::new(limits.ended_for, limits.remembered),
             marks: Recent::new(limits.mark_for, limits.remembered),
         }
@@ -142,7 +174,8 @@ impl JobTable {
         };
         // Interrupts all wait for the same time, so the first is the next.
         let interrupt = self.interrupts.front().map(|pending| pending.deadline);
-        phase.into_iter().chain(interrupt).min()
+        let questions = self.questions.values().map(|question| question.deadline(&self.limits));
+        phase.into_iter().chain(interrupt).chain(questions).min()
     }
 
     /// Takes one event and says what follows from it. `now` never goes back.
@@ -154,9 +187,11 @@ impl JobTable {
             Event::Predict { job, ticket, tenant } => {
                 self.predict(now, job, ticket, tenant, &mut actions);
             }
-            Event::Interrupt { job, id, mark } => {
-                self.interrupt(now, job, id, mark, &mut actions);
+            Event::Interrupt { job, id, mark, asker } => {
+                self.interrupt(now, job, id, mark, asker, &mut actions);
             }
+            Event::Elsewhere { job, id, ended } => self.elsewhere(&job, id, ended, &mut actions),
+            Event::Alone(id) => self.alone(id, &mut actions),
             Event::Generated(ticket) => self.generated(ticket),
             Event::Ended(ticket) => self.end(now, ticket, &mut actions),
             Event::Drain { grace } => self.drain(now, grace, &mut actions),
@@ -245,6 +280,7 @@ impl JobTable {
         job: JobName,
         id: InterruptId,
         mark: Mark,
+        asker: Asker,
         actions: &mut Vec<Action>,
     ) {
         let mut tickets = BTreeSet::new();
@@ -266,16 +302,17 @@ impl JobTable {
         self.waiting.retain(|ticket| !tickets.contains(ticket));
 
         if tickets.is_empty() {
-            let found = if self.ended.contains(&job) {
-                Found::Yes
+            if self.ended.contains(&job) {
+                actions.push(Action::Answer(id, Found::Yes));
             } else {
-                if mark == Mark::Leave {
-                    self.marks.insert(now, job);
-                }
-                Found::No
-            };
-            actions.push(Action::Answer(id, found));
-        } else if self.interrupts.len() < self.limits.interrupts {
+                self.not_here(now, job, id, mark, asker, actions);
+            }
+            return;
+        }
+        if asker == Asker::Peer {
+            actions.push(Action::Claim(id));
+        }
+        if self.interrupts.len() < self.limits.interrupts {
             self.interrupts.push_back(PendingInterrupt {
                 id,
                 tickets,
@@ -283,6 +320,59 @@ impl JobTable {
             });
         } else {
             actions.push(Action::Answer(id, Found::Yes));
+        }
+    }
+
+    /// An interrupt that this worker has no job for.
+    fn not_here(
+        &mut self,
+        now: Time,
+        job: JobName,
+        id: InterruptId,
+        mark: Mark,
+        asker: Asker,
+        actions: &mut Vec<Action>,
+    ) {
+        if mark == Mark::Leave {
+            self.marks.insert(now, job);
+        }
+        if asker == Asker::Client && self.may_ask() {
+            self.questions.insert(id, Question { asked: now, is_claimed: false });
+            actions.push(Action::Ask(id, mark));
+        } else {
+            actions.push(Action::Answer(id, Found::No));
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        // Once drained, nobody carries out what the answers would lead to.
+        !self.limits.peers_wait.is_zero()
+            && self.questions.len() < self.limits.questions
+            && self.phase != Phase::Drained
+    }
+
+    fn elsewhere(
+        &mut self,
+        job: &str,
+        id: Option<InterruptId>,
+        ended: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        // No predict was overtaken: it has arrived there.
+        self.marks.remove(job);
+        let Some(id) = id else { return };
+        if ended {
+            if self.questions.remove(&id).is_some() {
+                actions.push(Action::Answer(id, Found::Yes));
+            }
+        } else if let Some(question) = self.questions.get_mut(&id) {
+            question.is_claimed = true;
+        }
+    }
+
+    fn alone(&mut self, id: InterruptId, actions: &mut Vec<Action>) {
+        if let Some(question) = self.questions.remove(&id) {
+            actions.push(Action::Answer(id, question.found()));
         }
     }
 
@@ -337,6 +427,14 @@ impl JobTable {
             actions.push(Action::Answer(pending.id, Found::Yes));
             self.interrupts.pop_front();
         }
+        let limits = self.limits;
+        self.questions.retain(|id, question| {
+            let is_open = now < question.deadline(&limits);
+            if !is_open {
+                actions.push(Action::Answer(*id, question.found()));
+            }
+            is_open
+        });
         if let Phase::Draining { deadline } = self.phase
             && deadline <= now
             && !self.entries.is_empty()
@@ -354,8 +452,7 @@ impl JobTable {
             && give_up <= now
             && !self.entries.is_empty()
         {
-            self.phase = Phase::Drained;
-            actions.push(Action::Drained(Drained::GraceRanOut));
+            self.drained(Drained::GraceRanOut, actions);
         }
     }
 
@@ -380,7 +477,15 @@ impl JobTable {
             Phase::Expired { .. } => Drained::GraceRanOut,
             Phase::Serving | Phase::Drained => return,
         };
+        self.drained(drained, actions);
+    }
+
+    fn drained(&mut self, how: Drained, actions: &mut Vec<Action>) {
         self.phase = Phase::Drained;
-        actions.push(Action::Drained(drained));
+        // The worker ends now and hears no more answers.
+        for (id, question) in std::mem::take(&mut self.questions) {
+            actions.push(Action::Answer(id, question.found()));
+        }
+        actions.push(Action::Drained(how));
     }
 }

@@ -13,7 +13,10 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Op {
     Predict(u8, u8),
-    Interrupt(u8, bool),
+    Interrupt(u8, bool, bool),
+    /// Of an open question, or of another worker's.
+    Elsewhere(Option<usize>, u8, bool),
+    Alone(usize),
     Generated(usize),
     Ended(usize),
     Drain(u16),
@@ -23,7 +26,11 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => ((0u8..5), (0u8..3)).prop_map(|(job, tenant)| Op::Predict(job, tenant)),
-        3 => ((0u8..5), any::<bool>()).prop_map(|(job, mark)| Op::Interrupt(job, mark)),
+        4 => ((0u8..5), any::<bool>(), any::<bool>())
+            .prop_map(|(job, mark, is_peer)| Op::Interrupt(job, mark, is_peer)),
+        2 => (any::<Option<usize>>(), (0u8..5), any::<bool>())
+            .prop_map(|(index, job, ended)| Op::Elsewhere(index, job, ended)),
+        1 => any::<usize>().prop_map(Op::Alone),
         3 => any::<usize>().prop_map(Op::Generated),
         6 => any::<usize>().prop_map(Op::Ended),
         1 => (0u16..3000).prop_map(Op::Drain),
@@ -48,6 +55,20 @@ struct ModelJob {
     ended_at: Option<Time>,
 }
 
+/// An interrupt about which the other workers were asked.
+#[derive(Debug)]
+struct ModelQuestion {
+    job: String,
+    asked: Time,
+    is_claimed: bool,
+}
+
+impl ModelQuestion {
+    fn found(&self) -> Found {
+        if self.is_claimed { Found::Yes } else { Found::No }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Model {
     now: Time,
@@ -55,6 +76,7 @@ struct Model {
     marks: Vec<(String, Time)>,
     /// Interrupts without an answer: jobs waited for, deadline.
     pending: BTreeMap<u64, (Vec<u64>, Time)>,
+    questions: BTreeMap<u64, ModelQuestion>,
     drain_deadline: Option<Time>,
     drained: bool,
     /// Arrival order of admitted jobs that have not started or been refused.
@@ -109,6 +131,11 @@ impl Model {
         (!tickets.is_empty()).then(|| tickets[index % tickets.len()])
     }
 
+    fn pick_question(&self, index: usize) -> Option<u64> {
+        let count = self.questions.len();
+        self.questions.keys().nth(index.checked_rem(count)?).copied()
+    }
+
     fn is_marked(&self, name: &str) -> bool {
         self.marks
             .iter()
@@ -129,8 +156,12 @@ struct Run {
     model: Model,
     slots: usize,
     queue: usize,
+    peers_wait: Duration,
     next: u64,
 }
+
+/// Most questions at once in these runs.
+const QUESTIONS: usize = 2;
 
 impl Run {
     fn step(&mut self, event: Event) -> Vec<Action> {
@@ -140,7 +171,9 @@ impl Run {
     fn apply(&mut self, op: Op) -> Result<(), TestCaseError> {
         match op {
             Op::Predict(job, tenant) => self.predict(format!("job{job}"), tenant),
-            Op::Interrupt(job, mark) => self.interrupt(format!("job{job}"), mark),
+            Op::Interrupt(job, mark, is_peer) => self.interrupt(format!("job{job}"), mark, is_peer),
+            Op::Elsewhere(index, job, ended) => self.elsewhere(index, format!("job{job}"), ended),
+            Op::Alone(index) => self.alone(index),
             Op::Generated(index) => {
                 let running = [ModelState::Running, ModelState::Cancelled];
                 let Some(ticket) = self.model.pick(&running, index) else {
@@ -236,7 +269,7 @@ impl Run {
         self.follow(&rest)
     }
 
-    fn interrupt(&mut self, name: String, mark: bool) -> Result<(), TestCaseError> {
+    fn interrupt(&mut self, name: String, mark: bool, is_peer: bool) -> Result<(), TestCaseError> {
         self.next += 1;
         let id = self.next;
         let hit: Vec<u64> = self
@@ -251,14 +284,16 @@ impl Run {
             job: name.as_str().into(),
             id: InterruptId(id),
             mark: if mark { Mark::Leave } else { Mark::Omit },
+            asker: if is_peer { Asker::Peer } else { Asker::Client },
         };
-        let actions = self.step(event);
+        let mut actions = self.step(event);
         if hit.is_empty() {
-            let found = if known { Found::Yes } else { Found::No };
-            prop_assert!(actions.contains(&Action::Answer(InterruptId(id), found)));
-            if !known && mark {
-                self.model.marks.push((name, self.model.now));
-            }
+            let own = if known {
+                Action::Answer(InterruptId(id), Found::Yes)
+            } else {
+                self.not_here(id, name, mark, is_peer)
+            };
+            prop_assert!(take(&mut actions, own), "{own:?}");
         } else {
             let deadline = self.model.now + Duration::from_millis(500);
             for ticket in &hit {
@@ -269,13 +304,66 @@ impl Run {
                 prop_assert_eq!(actions.contains(&cancelled), state == ModelState::Running);
             }
             self.model.pending.insert(id, (hit, deadline));
+            prop_assert_eq!(take(&mut actions, Action::Claim(InterruptId(id))), is_peer);
         }
-        let own = Action::Answer(InterruptId(id), if known { Found::Yes } else { Found::No });
-        let rest: Vec<Action> = actions
-            .into_iter()
-            .filter(|action| self.model.pending.contains_key(&id) || *action != own)
-            .collect();
-        self.follow(&rest)
+        self.follow(&actions)
+    }
+
+    /// What must be done about an interrupt without a job.
+    fn not_here(&mut self, id: u64, job: String, mark: bool, is_peer: bool) -> Action {
+        let asked = self.model.now;
+        if mark {
+            self.model.marks.push((job.clone(), asked));
+        }
+        let may_ask = !self.peers_wait.is_zero()
+            && self.model.questions.len() < QUESTIONS
+            && !self.model.drained;
+        if is_peer || !may_ask {
+            return Action::Answer(InterruptId(id), Found::No);
+        }
+        let question = ModelQuestion { job, asked, is_claimed: false };
+        self.model.questions.insert(id, question);
+        Action::Ask(InterruptId(id), if mark { Mark::Leave } else { Mark::Omit })
+    }
+
+    fn elsewhere(
+        &mut self,
+        index: Option<usize>,
+        job: String,
+        ended: bool,
+    ) -> Result<(), TestCaseError> {
+        let id = index.and_then(|index| self.model.pick_question(index));
+        let job = id.map_or(job, |id| self.model.questions[&id].job.clone());
+        self.model.marks.retain(|(marked, _)| *marked != job);
+        let event = Event::Elsewhere { job: job.as_str().into(), id: id.map(InterruptId), ended };
+        let mut actions = self.step(event);
+        if let Some(id) = id {
+            if ended {
+                self.model.questions.remove(&id);
+                let own = Action::Answer(InterruptId(id), Found::Yes);
+                prop_assert!(take(&mut actions, own), "{own:?}");
+            } else if let Some(question) = self.model.questions.get_mut(&id) {
+                question.is_claimed = true;
+            }
+        }
+        self.follow(&actions)
+    }
+
+    fn alone(&mut self, index: usize) -> Result<(), TestCaseError> {
+        let Some(id) = self.model.pick_question(index) else {
+            return Ok(());
+        };
+        let mut actions = self.step(Event::Alone(InterruptId(id)));
+        let found = self.model.questions.remove(&id).map(|question| question.found());
+        let own = found.map(|found| Action::Answer(InterruptId(id), found));
+        prop_assert!(own.is_some_and(|own| take(&mut actions, own)), "{own:?}");
+        self.follow(&actions)
+    }
+
+    /// When a question is answered without anybody having said anything.
+    fn deadline(&self, question: &ModelQuestion) -> Time {
+        let claimed = Duration::from_millis(500);
+        question.asked + if question.is_claimed { claimed } else { self.peers_wait }
     }
 
     /// Carries actions into the model, checking each.
@@ -301,7 +389,17 @@ impl Run {
                     prop_assert_eq!(self.model.jobs[&ticket].state, ModelState::Running);
                     self.set(ticket, ModelState::Cancelled);
                 }
+                Action::Ask(..) | Action::Claim(_) => {
+                    return Err(TestCaseError::fail(format!("{action:?} without an interrupt")));
+                }
                 Action::Answer(InterruptId(id), found) => {
+                    if let Some(question) = self.model.questions.remove(&id) {
+                        let is_end = |action: &Action| matches!(action, Action::Drained(_));
+                        let ends = actions.iter().any(is_end);
+                        prop_assert!(ends || self.deadline(&question) <= self.model.now);
+                        prop_assert_eq!(found, question.found());
+                        continue;
+                    }
                     prop_assert_eq!(found, Found::Yes);
                     let Some((jobs, deadline)) = self.model.pending.remove(&id) else {
                         return Err(TestCaseError::fail(format!("{id} answered twice")));
@@ -347,6 +445,11 @@ impl Run {
             prop_assert!(model.now < *deadline);
             prop_assert!(jobs.iter().any(|ticket| model.jobs[ticket].state != ModelState::Gone));
         }
+        prop_assert!(model.questions.len() <= QUESTIONS);
+        for question in model.questions.values() {
+            prop_assert!(model.now < self.deadline(question));
+            prop_assert!(!model.drained);
+        }
         if model.drain_deadline.is_some() && self.alive() == 0 {
             prop_assert!(model.drained);
         }
@@ -358,6 +461,12 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Takes an action out of them. False if it was not there.
+fn take(actions: &mut Vec<Action>, own: Action) -> bool {
+    let at = actions.iter().position(|action| *action == own);
+    at.is_some_and(|at| actions.remove(at) == own)
 }
 
 fn refused(actions: &[Action], why: Refusal) -> Vec<u64> {
@@ -373,13 +482,17 @@ proptest! {
     fn the_table_does_what_the_model_says(
         slots in 1usize..4,
         queue in 0usize..4,
+        peers_wait in prop_oneof![Just(0u64), 1u64..800],
         ops in proptest::collection::vec(op(), 0..120),
     ) {
+        let peers_wait = Duration::from_millis(peers_wait);
+        let limits = Limits { peers_wait, questions: QUESTIONS, ..Limits::new(slots, queue) };
         let mut run = Run {
-            table: JobTable::new(Limits::new(slots, queue)),
+            table: JobTable::new(limits),
             model: Model::default(),
             slots,
             queue,
+            peers_wait,
             next: 0,
         };
         for op in ops {
@@ -395,21 +508,26 @@ proptest! {
         }
         prop_assert_eq!(run.alive(), 0);
         prop_assert!(run.model.pending.is_empty());
+        run.apply(Op::Wait(800))?;
+        prop_assert!(run.model.questions.is_empty());
     }
 
     #[test]
     fn memory_is_bounded_by_the_limits(names in proptest::collection::vec(0u32..1000, 0..400)) {
-        let mut table = JobTable::new(Limits { remembered: 16, interrupts: 4, ..Limits::new(1, 1) });
+        let peers_wait = Duration::from_millis(300);
+        let limits =
+            Limits { remembered: 16, interrupts: 4, questions: 4, peers_wait, ..Limits::new(1, 1) };
+        let mut table = JobTable::new(limits);
         for (index, name) in names.iter().enumerate() {
             let index = index as u64;
             let job: JobName = name.to_string().into();
             table.step(Duration::from_millis(index), Event::Predict { job: job.clone(), ticket: Ticket(index), tenant: "t".into() });
-            table.step(Duration::from_millis(index), Event::Interrupt { job, id: InterruptId(index), mark: Mark::Leave });
+            table.step(Duration::from_millis(index), Event::Interrupt { job, id: InterruptId(index), mark: Mark::Leave, asker: Asker::Client });
             if index.is_multiple_of(3) {
                 table.step(Duration::from_millis(index), Event::Ended(Ticket(index)));
             }
             prop_assert!(table.marks.len() <= 16 && table.ended.len() <= 16);
-            prop_assert!(table.interrupts.len() <= 4);
+            prop_assert!(table.interrupts.len() <= 4 && table.questions.len() <= 4);
         }
     }
 }

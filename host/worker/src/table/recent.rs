@@ -13,8 +13,8 @@ pub struct Recent {
     capacity: usize,
     /// When each name was last inserted.
     names: HashMap<JobName, Time>,
-    /// All insertions in order of time. A name that was inserted again has older
-    /// entries here, which count for nothing.
+    /// All insertions in order of time. A name that was inserted again, or removed,
+    /// has older entries here, which count for nothing.
     order: VecDeque<(Time, JobName)>,
 }
 
@@ -35,6 +35,11 @@ impl Recent {
     /// Valid for the time of the last [`Recent::expire`].
     pub fn contains(&self, name: &str) -> bool {
         self.names.contains_key(name)
+    }
+
+    /// Forgets a name before its time.
+    pub fn remove(&mut self, name: &str) {
+        self.names.remove(name);
     }
 
     /// Forgets what is older than `keep`.
@@ -89,6 +94,21 @@ mod tests {
         recent.insert(s(3), "a".into());
         recent.expire(s(5));
         assert!(recent.contains("a"));
+        recent.expire(s(8));
+        assert!(!recent.contains("a"));
+        assert_eq!(recent.len(), 0);
+    }
+
+    #[test]
+    fn a_name_that_was_removed_can_come_again() {
+        let mut recent = Recent::new(s(5), 10);
+        recent.insert(s(0), "a".into());
+        recent.remove("a");
+        recent.remove("b");
+        assert!(!recent.contains("a"));
+        recent.insert(s(3), "a".into());
+        recent.expire(s(7));
+        assert!(recent.contains("a"), "the first time of it counts for nothing");
         recent.expire(s(8));
         assert!(!recent.contains("a"));
         assert_eq!(recent.len(), 0);

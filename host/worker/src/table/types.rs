@@ -42,10 +42,17 @@ pub struct Limits {
     pub remembered: usize,
     /// Most interrupts that wait; a further one is answered at once.
     pub interrupts: usize,
+    /// How long the other workers have to claim a job that is not here; nothing:
+    /// they are not asked.
+    pub peers_wait: Duration,
+    /// Most interrupts about which the other workers are being asked; for a
+    /// further one they are not.
+    pub questions: usize,
 }
 
 impl Limits {
-    /// The times of the protocol with these numbers of jobs.
+    /// The times of the protocol with these numbers of jobs, for a worker that asks
+    /// no others.
     pub fn new(slots: usize, queue: usize) -> Self {
         Self {
             slots,
@@ -56,6 +63,8 @@ impl Limits {
             cancel_allowance: Duration::from_secs(2),
             remembered: 4096,
             interrupts: 1024,
+            peers_wait: Duration::ZERO,
+            questions: 64,
         }
     }
 }
@@ -67,6 +76,15 @@ pub enum Mark {
     Leave,
     /// Its predict is in the same message and must not be hit by it.
     Omit,
+}
+
+/// Who wants an interrupt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A client.
+    Client,
+    /// Another worker, for its client. It asks all workers, so this one need not.
+    Peer,
 }
 
 /// What happened.
@@ -89,7 +107,20 @@ pub enum Event {
         id: InterruptId,
         /// What to do if there is no such job.
         mark: Mark,
+        /// Who wants it.
+        asker: Asker,
     },
+    /// Another worker has said that it has this job.
+    Elsewhere {
+        /// The job.
+        job: JobName,
+        /// The interrupt about which this worker had asked, if it was this one.
+        id: Option<InterruptId>,
+        /// Whether the job has ended; if not, that will be said as well.
+        ended: bool,
+    },
+    /// There is no other worker that could be asked about this interrupt.
+    Alone(InterruptId),
     /// Nothing is computed for this job any more, but messages may be on their
     /// way.
     Generated(Ticket),
@@ -142,6 +173,11 @@ pub enum Action {
     Refuse(Ticket, Refusal),
     /// Stop this running job; it ends with the error of an interruption.
     Cancel(Ticket),
+    /// Ask the other workers about this interrupt.
+    Ask(InterruptId, Mark),
+    /// Tell the worker that wants this interrupt that its job is here. The answer
+    /// follows.
+    Claim(InterruptId),
     /// Answer this interrupt.
     Answer(InterruptId, Found),
     /// No job is left and none will come.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use llamero_engine::{LoadError, MemorySize};
+use llamero_engine::{BackendError, LoadError, MemorySize};
 
 use super::*;
 
@@ -41,6 +41,7 @@ fn every_model_error_is_code_10() {
         (load(LoadError::Refused { path: path(), reason: reason() }), failed),
         (load(LoadError::Unsupported { path: path(), reason: reason() }), failed),
         (load(LoadError::Context { n_ctx: 1, slots: 1, reason: reason() }), failed),
+        (load(LoadError::Backend(BackendError::Init(reason()))), failed),
         (load(LoadError::Aborted), failed),
         (load(LoadError::Thread(reason())), failed),
         (

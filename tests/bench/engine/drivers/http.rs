@@ -45,7 +45,7 @@ impl Client {
         let mut body = json!({
             "prompt": request.prompt,
             "n_predict": request.tokens,
-            "temperature": 0,
+            "temperature": request.temperature,
             "ignore_eos": true,
             "stream": true,
         });

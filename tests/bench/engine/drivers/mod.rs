@@ -1,9 +1,9 @@
 //! One client of either side: it sends a request, and notes when each piece of
 //! text arrives.
 //!
-//! Both sides stream, are greedy, and run to an exact number of tokens. What is
-//! different between them, the wire, is in [`nats`] and [`http`]; what is sent and
-//! how often is the workloads' business.
+//! Both sides stream, are greedy if they are not told otherwise, and run to an exact
+//! number of tokens. What is different between them, the wire, is in [`nats`] and
+//! [`http`]; what is sent and how often is the workloads' business.
 
 pub mod http;
 pub mod nats;
@@ -27,12 +27,14 @@ pub struct Request {
     pub schema: Option<Value>,
     /// Another model than the default one; only the worker knows several.
     pub model: Option<String>,
+    /// How much is left to chance; 0 is greedy.
+    pub temperature: f64,
 }
 
 impl Request {
-    /// A request for the default model without a schema.
+    /// A greedy request for the default model without a schema.
     pub fn new(prompt: String, tokens: usize) -> Self {
-        Self { prompt, tokens, schema: None, model: None }
+        Self { prompt, tokens, schema: None, model: None, temperature: 0.0 }
     }
 }
 

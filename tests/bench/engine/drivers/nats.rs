@@ -33,7 +33,7 @@ impl Client {
         let messages =
             self.nats.subscribe(format!("{base}.*")).await.map_err(|error| error.to_string())?;
         let mut options = json!({
-            "temperature": 0,
+            "temperature": request.temperature,
             "repeat_penalty": 1.0,
             "max_tokens": request.tokens,
             "ignore_eos": true,

@@ -9,7 +9,7 @@ use llamero_tests::stats::median;
 use super::{FIGURES, Measured, RATIOS, heading, judged};
 use crate::probe::instruction_sets;
 use crate::results::{Conditions, Outcome, Run};
-use crate::workloads::cases::Case;
+use crate::workloads::{Work, cases::Case};
 
 /// Runs in which other machines took more than this share of the CPU time are
 /// marked.
@@ -196,7 +196,7 @@ fn details(case: &Case, outcome: &Outcome) -> String {
     if !errors.is_empty() {
         let _ = write!(text, "\nFailures:\n\n{}", errors.concat());
     }
-    if case.servers.is_empty() {
+    if matches!(case.work, Work::Swap { .. }) {
         text += "\nllama-server keeps one model in a process, so there is nothing to compare.\n";
     }
     text

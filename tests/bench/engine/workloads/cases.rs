@@ -31,6 +31,9 @@ impl Case {
     /// All that are measured: the worker first.
     pub fn contenders(&self) -> Vec<Contender> {
         let mut all = vec![Contender::worker()];
+        if let Work::Repeat { drafts } = &self.work {
+            all.extend(drafts.iter().map(|tokens| Contender::drafting(*tokens)));
+        }
         all.extend(self.servers.iter().cloned());
         all
     }
@@ -194,6 +197,16 @@ pub fn all() -> Vec<Case> {
             servers: Vec::new(),
             bars: vec![("while loading / steady", Bar::AtMost(1.5))],
             is_quick: false,
+        },
+        Case {
+            id: "b15",
+            title: "1 client; a text to repeat, code to go on with, and free text, 128 out; the \
+                    worker without and with drafts",
+            work: Work::Repeat { drafts: vec![4, 8] },
+            setup: Setup::new(4, 1_024),
+            servers: Vec::new(),
+            bars: Vec::new(),
+            is_quick: true,
         },
     ]
 }

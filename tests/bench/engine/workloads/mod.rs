@@ -12,6 +12,7 @@ mod full;
 mod intrude;
 mod memory;
 mod neighbour;
+mod repeat;
 mod schema;
 mod single;
 mod swap;
@@ -74,6 +75,12 @@ pub enum Work {
         streams: usize,
         /// For how long.
         seconds: u64,
+    },
+    /// Texts that repeat what stands in them, and one that does not; the worker is
+    /// compared with itself.
+    Repeat {
+        /// How long drafts are at most, beside no drafts at all.
+        drafts: Vec<u32>,
     },
     /// Resident memory.
     Memory {
@@ -175,6 +182,7 @@ pub async fn run(work: &Work, context: &mut Context<'_>) -> Result<Seen, String>
         Work::Schema { clients } => schema::run(context, clients).await,
         Work::Full { clients, seconds } => full::run(context, clients, seconds).await,
         Work::Neighbour { streams, seconds } => neighbour::run(context, streams, seconds).await,
+        Work::Repeat { .. } => repeat::run(context).await,
         Work::Memory { streams } => memory::run(context, streams).await,
         Work::Swap { streams } => swap::run(context, streams).await,
     }

@@ -48,6 +48,7 @@ fn without_any_source_there_are_the_defaults() {
     assert_eq!(settings.nats.servers[0].port(), 4222);
     assert!(matches!(settings.nats.auth, NatsAuth::None));
     assert_eq!((settings.jobs.slots, settings.jobs.queue), (4, 4));
+    assert_eq!(settings.jobs.interrupt_peers, Duration::from_millis(300));
     assert_eq!(settings.jobs.shutdown_grace, Duration::from_secs(25));
     assert_eq!(settings.answers.ack_delay, Duration::from_millis(10));
     assert_eq!(settings.answers.flush_interval, Duration::from_millis(25));
@@ -58,7 +59,7 @@ fn without_any_source_there_are_the_defaults() {
     assert_eq!(settings.models.max_loaded, 1);
     assert_eq!(settings.models.keep_alive, Some(Duration::from_secs(300)));
     assert_eq!(settings.models.ram, None);
-    assert_eq!(settings.models.kv.type_k, KvType::F16);
+    assert_eq!((settings.models.kv.type_k, settings.models.speculate_tokens), (KvType::F16, 0));
     assert!(settings.models.follow_links && settings.models.use_mmap);
     assert_eq!(settings.hooks.dir, None);
     assert_eq!(settings.log.format, LogFormat::Text);
