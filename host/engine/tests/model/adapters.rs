@@ -77,8 +77,9 @@ fn together_they_give_what_they_give_alone() {
     let _alone = alone();
     let (folder, model) = (Folder::new(), own(|_| {}));
     let adapters = [1, 2].map(|seed| model.adapter(&folder.lora(seed)).unwrap());
-    // Few tokens: what else is in the cache changes the last bits of later ones.
-    let job = Job { max_tokens: 6, ..long("Once upon a time") };
+    // What else is in the cache changes the last bits of logits, and with them sooner
+    // or later a choice between two all but equal tokens. So few are compared.
+    let job = Job { max_tokens: 2, ..long("Once upon a time") };
     let jobs =
         [with(&job, &[]), with(&job, &[(&adapters[0], 1.0)]), with(&job, &[(&adapters[1], 1.0)])];
     let alone: Vec<String> = jobs.iter().map(|job| run(&model, job.clone()).text).collect();
@@ -92,7 +93,7 @@ fn together_they_give_what_they_give_alone() {
         texts
     });
     assert_eq!(together, alone);
-    assert_eq!(model.stats().steps - before, 3 * 6, "no step held two of them");
+    assert_eq!(model.stats().steps - before, 3 * 2, "no step held two of them");
 }
 
 #[test]
