@@ -18,6 +18,9 @@ use crate::error::ConstraintError;
 const N_TYPES: u64 = 6;
 /// What comparing two patterns counts for, as they are about as costly.
 const PATTERN_PARTS: u64 = 100;
+/// Remainders that may have to be told apart for `multipleOf`: far more than prices,
+/// percentages and minutes need.
+const MAX_REMAINDERS: u64 = 1_000_000;
 /// Keywords that say nothing about values. Others that are unknown count like known ones.
 const ANNOTATIONS: [&str; 16] = [
     "$anchor",
@@ -52,7 +55,54 @@ pub(super) fn check(schema: &Value, limits: &ConstraintLimits) -> Result<(), Con
         let what = "size written out";
         return Err(ConstraintError::Limit { kind: "json_schema", what, limit });
     }
+    let mut multiples = BTreeSet::new();
+    add_multiples(schema, &mut multiples);
+    if remainders(&multiples) > MAX_REMAINDERS {
+        let (what, limit) = ("the product of all `multipleOf`", MAX_REMAINDERS as usize);
+        return Err(ConstraintError::Limit { kind: "json_schema", what, limit });
+    }
     Ok(())
+}
+
+/// Every number that something has to be a multiple of: its digits without the point,
+/// and how many of them are behind it.
+fn add_multiples(schema: &Value, multiples: &mut BTreeSet<(u64, i32)>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| add_multiples(item, multiples)),
+        Value::Object(members) => {
+            if let Some(Value::Number(number)) = members.get("multipleOf") {
+                multiples.insert(decimal(&number.to_string()));
+            }
+            members.values().for_each(|member| add_multiples(member, multiples));
+        }
+        _ => {}
+    }
+}
+
+/// Digits and decimals of a JSON number; what has too many is as large as can
+/// be.
+fn decimal(text: &str) -> (u64, i32) {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // Negative ones are llguidance's to refuse.
+    let whole = whole.trim_start_matches('-');
+    let fraction = fraction.trim_end_matches('0');
+    let digits = format!("{whole}{fraction}").parse().unwrap_or(u64::MAX);
+    let exponent = exponent.parse().unwrap_or(i32::MAX);
+    let decimals = i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+    (digits, decimals.saturating_sub(exponent))
+}
+
+/// How many remainders have to be told apart where all of these numbers are laid over
+/// each other: llguidance visits them one by one. The least common multiple would do,
+/// and their product is no less.
+fn remainders(multiples: &BTreeSet<(u64, i32)>) -> u64 {
+    let finest = multiples.iter().map(|(_, decimals)| *decimals).max().unwrap_or(0).max(0);
+    multiples.iter().fold(1, |product: u64, (digits, decimals)| {
+        let shift = u32::try_from(finest.saturating_sub(*decimals)).unwrap_or(u32::MAX);
+        let scaled = 10u64.checked_pow(shift).and_then(|scale| digits.checked_mul(scale));
+        product.saturating_mul(scaled.unwrap_or(u64::MAX).max(1))
+    })
 }
 
 /// How much a schema is, written out.
@@ -315,6 +365,25 @@ mod tests {
     /// So many members of this schema.
     fn members(n: usize, schema: &Value) -> Value {
         (0..n).map(|n| (format!("k{n}"), schema.clone())).collect::<Map<_, _>>().into()
+    }
+
+    #[test]
+    fn remainders_are_counted() {
+        let of = |numbers: &[&str]| remainders(&numbers.iter().map(|n| decimal(n)).collect());
+        assert_eq!(of(&[]), 1);
+        assert_eq!(of(&["1000"]), 1000);
+        assert_eq!(of(&["0.7"]), 7);
+        assert_eq!(of(&["0.70", "7e-1"]), 7);
+        assert_eq!(of(&["1.5e3"]), 1500);
+        assert_eq!(of(&["-3"]), 3);
+        // Hundredths, of which the others have 500 and 1500.
+        assert_eq!(of(&["0.01", "5", "15"]), 500 * 1500);
+        for endless in [&["4e9", "0.7"][..], &["4000000000"], &["1e-300", "1"], &["1e300"]] {
+            assert!(of(endless) > MAX_REMAINDERS, "{endless:?}");
+        }
+        let both = json!({"allOf": [{"multipleOf": 4_000_000_000_u64}, {"multipleOf": 0.7}]});
+        assert!(!is_accepted(&both));
+        assert!(is_accepted(&json!({"properties": {"multipleOf": {"multipleOf": 0.01}}})));
     }
 
     #[test]
