@@ -49,6 +49,7 @@ async fn can_be_interrupted() {
     process.some_stdout().await;
     process.signal(Signal::INT);
     assert_eq!(process.exited().await.code(), Some(130), "{}", process.tail());
+    assert!(!process.stderr().contains("error"), "{}", process.tail());
 }
 
 #[tokio::test(flavor = "multi_thread")]

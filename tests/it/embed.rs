@@ -4,8 +4,10 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bench, Cli, Client, Exchange, HooksDir, MODEL, assert_error, brief, endless, new_job, plain,
+    Bench, Cli, Client, Exchange, HooksDir, MODEL, ModelsDir, Nats, Worker, assert_error, brief,
+    endless, new_job, plain, within,
 };
+use crate::memory::loads;
 
 const TEXTS: [&str; 2] = ["Llamas are kept for their wool.", "The sea is deep."];
 
@@ -170,6 +172,71 @@ async fn shutdown_lets_it_end() {
     bench.worker.sigterm();
     assert_eq!(vectors(&exchange.next().await.body).len(), 10);
     assert_eq!(bench.worker.exit_code().await, 0);
+}
+
+/// Whether two vectors are the same, but for what else was computed at the time.
+#[track_caller]
+fn assert_same(a: &[f64], b: &[f64]) {
+    let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(apart < 1e-3, "{apart}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_meanwhile_says_nothing_wrong() {
+    let mut bench = Bench::start(|worker| worker.env(MANY.0, MANY.1));
+    let client = bench.client().await;
+    let before = vectors(&embed(&client, json!({"input": TEXTS})).await);
+    // One is computed and one waits for it.
+    let mut running = client.send(&json!({"job": "r", "embed": lasting()})).await;
+    let mut waiting = client.send(&json!({"job": "w", "embed": lasting()})).await;
+    received(&client).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    bench.worker.sigkill();
+    running.assert_silence().await;
+    waiting.assert_silence().await;
+
+    bench.worker = Worker::at(&bench.nats.url()).flag("--models", bench.models.path()).start();
+    let after = vectors(&embed(&client, json!({"input": TEXTS})).await);
+    assert_same(&before[0], &after[0]);
+    assert_same(&before[1], &after[1]);
+    client.assert_alive().await;
+    // The new one knows nothing of the jobs of the old one.
+    running.assert_silence().await;
+    waiting.assert_silence().await;
+    assert_error(&client.interrupt("r").await, 4, Some("job not found"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_replaced_and_unloaded_as_for_predictions() {
+    let models = ModelsDir::empty().link("a.gguf").link("b.gguf");
+    let bench = Bench::on(Nats::start(), models, |worker| {
+        worker.env("llm_keep_alive", "500ms").env("llm_embed_idle", "100ms").env(MANY.0, MANY.1)
+    });
+    let client = bench.client().await;
+    let of = async |model: &str| {
+        let body = embed(&client, json!({"input": TEXTS[0], "model": model})).await;
+        assert_eq!(body["embed"]["model"], model);
+        vectors(&body).remove(0)
+    };
+    // One is kept, so that they take turns.
+    let first = of("a.gguf").await;
+    for model in ["b.gguf", "a.gguf"] {
+        assert_same(&first, &of(model).await);
+    }
+    assert_eq!(loads(&bench.worker), 3);
+    // The last one goes when nobody has used it for a while.
+    let released = || bench.worker.log().matches("model released").count();
+    within("the end of the last model", async {
+        while released() < 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_same(&first, &of("a.gguf").await);
+    // Not while its texts are computed, however long that takes.
+    let long = embed(&client, json!({"input": vec![words(200); 12], "model": "a.gguf"})).await;
+    assert_eq!(vectors(&long).len(), 12);
+    assert!(loads(&bench.worker) <= 5, "{}", loads(&bench.worker));
 }
 
 #[tokio::test(flavor = "multi_thread")]

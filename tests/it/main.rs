@@ -33,6 +33,7 @@ mod hooks;
 mod hooks_examples_out;
 mod hooks_guard;
 mod hooks_out;
+mod hostile;
 mod interrupts;
 mod load;
 mod max_payload;

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bench, MODEL, ModelsDir, Nats, Worker, assert_error, brief, endless, within};
+use crate::harness::{
+    Bench, MODEL, ModelsDir, Nats, Worker, assert_error, brief, endless, error_code, within,
+};
+use crate::lora_file::{LoraFile, Tensor};
 
 /// Waits until the log has a line with all of these.
-async fn logged(worker: &Worker, parts: &[&str]) {
+pub async fn logged(worker: &Worker, parts: &[&str]) {
     within("a line in the log", async {
         while !has_line(worker, parts) {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -22,7 +25,7 @@ fn has_line(worker: &Worker, parts: &[&str]) -> bool {
 }
 
 /// How often a load has begun.
-fn loads(worker: &Worker) -> usize {
+pub fn loads(worker: &Worker) -> usize {
     let log = worker.log();
     log.lines().filter(|line| line.contains("loading model") && line.contains("n_ctx=")).count()
 }
@@ -34,14 +37,28 @@ fn on(model: &str, mut predict: Value) -> Value {
 
 /// Two models of about 190 MiB each, and memory for one and a half.
 fn bench() -> Bench {
-    let models = ModelsDir::empty().link("a.gguf").link("b.gguf");
+    with_memory(ModelsDir::empty().link("a.gguf").link("b.gguf"), "300")
+}
+
+/// A worker that may keep two models, within so many MiB.
+fn with_memory(models: ModelsDir, mib: &str) -> Bench {
     Bench::on(Nats::start(), models, |worker| {
         worker
             .flag("--slots", "3")
             .env("llm_ctx_size", "1024")
             .env("llm_max_loaded_models", "2")
-            .env("llm_models_ram_mib", "300")
+            .env("llm_models_ram_mib", mib)
     })
+}
+
+/// An adapter of 36 MiB that changes little.
+fn large_adapter() -> Vec<u8> {
+    const RANK: usize = 8192;
+    let half = |name: &str, size, seed| {
+        Tensor::new(format!("blk.0.attn_q.weight.{name}"), size, 0.01, seed)
+    };
+    let tensors = vec![half("lora_a", [576, RANK], 1), half("lora_b", [RANK, 576], 2)];
+    LoraFile { tensors, ..LoraFile::new(1) }.bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,6 +143,54 @@ async fn an_interrupted_job_does_not_keep_others_out() {
     client.output(on("a.gguf", brief())).await;
     client.interrupt("running").await;
     assert_eq!(loads(&bench.worker), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_count_and_make_room_for_each_other() {
+    let adapter = large_adapter();
+    let models = ModelsDir::empty()
+        .link("a.gguf")
+        .link("b.gguf")
+        .file("one.gguf", &adapter)
+        .file("two.gguf", &adapter);
+    // Memory for a model and one adapter.
+    let bench = with_memory(models, "240");
+    let client = bench.client().await;
+    let with = |lora: Value, mut predict: Value| {
+        predict["options"]["lora"] = lora;
+        on("a.gguf", predict)
+    };
+    client.output(with(json!("one.gguf"), brief())).await;
+    // The one that nobody uses goes.
+    client.output(with(json!("two.gguf"), brief())).await;
+
+    // One that is used stays, and the other one has to be asked for again.
+    let mut running = client.stream("running", with(json!("two.gguf"), endless(3000))).await;
+    running.first_fragment("running").await;
+    let body = client.predict(with(json!("one.gguf"), brief())).await;
+    assert_error(&body, 6, Some("worker busy"));
+    client.output(on("a.gguf", brief())).await;
+    client.interrupt("running").await;
+    running.finish_acked("running").await;
+    // The engine lets go of it after a moment.
+    within("room for the other one", async {
+        while let Some(code) = error_code(&client.predict(with(json!("one.gguf"), brief())).await) {
+            assert_eq!(code, 6);
+        }
+    })
+    .await;
+
+    // Both together never have room.
+    let both = json!({"one.gguf": 1, "two.gguf": 1});
+    let body = client.predict(with(both, brief())).await;
+    assert_error(&body, 7, None);
+    let text = body["error"]["error"].as_str().expect("text");
+    assert!(text.starts_with("option lora: \"two.gguf\" needs 36 MiB beside the "), "{text}");
+    assert!(text.ends_with("models_ram_mib is 240"), "{text}");
+
+    // A model that nobody uses goes with its adapters, whoever wants the room.
+    client.output(on("b.gguf", brief())).await;
+    client.output(with(json!("one.gguf"), brief())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

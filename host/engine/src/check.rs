@@ -2,23 +2,15 @@
 //!
 //! llama.cpp says why it refuses a file in its log only, and stumbles over some
 //! files that are none of its own. What can be told from the first bytes is
-//! told here; the rest of a file is checked by llama.cpp itself, which refuses
-//! tensors beyond the file's end, and whose log [`crate::ffi::log`] captures.
+//! told by [`crate::gguf`]; the rest of a file is checked by llama.cpp itself, which
+//! refuses tensors beyond the file's end, and whose log [`crate::ffi::log`] captures.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::config::{FlashAttention, MAX_SLOTS, MAX_SPECULATE_TOKENS, ModelConfig};
 use crate::error::LoadError;
 use crate::ffi::threadpool::MAX_THREADS;
-
-/// Magic, version, number of tensors, number of metadata entries.
-const HEADER: usize = 24;
-/// The smallest metadata entry: key of one byte, type, value of one byte.
-const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
-/// The smallest tensor description: name of one byte, one dimension.
-const MIN_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+use crate::gguf::{self, HeaderError};
 
 /// Refuses a configuration that cannot work.
 pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
@@ -102,56 +94,22 @@ pub(crate) fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
 
 /// Refuses a file that is no GGUF file.
 pub(crate) fn check_file(path: &Path) -> Result<(), LoadError> {
-    let io = |source| LoadError::Io { path: path.to_path_buf(), source };
-    let invalid = |reason: &str| LoadError::InvalidFile {
-        path: path.to_path_buf(),
-        reason: reason.to_string(),
-    };
-    // Opening a FIFO would wait for a writer, so look first.
-    let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() {
-        return Err(LoadError::NotAFile { path: path.to_path_buf() });
-    }
-    if path.to_str().is_none_or(|text| text.contains('\0')) {
-        return Err(invalid("the path is not UTF-8"));
-    }
-    let mut header = [0u8; HEADER];
-    let mut file = File::open(path).map_err(io)?;
-    match file.read_exact(&mut header) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            return Err(invalid("not a GGUF file: too short"));
-        }
-        Err(error) => return Err(io(error)),
-    }
-    if !header.starts_with(b"GGUF") {
-        return Err(invalid("not a GGUF file: wrong magic"));
-    }
-    let version = number(&header[4..8]);
-    match version {
-        2 | 3 => {}
-        1 => return Err(invalid("GGUF version 1 is not supported; convert the model again")),
-        _ if version.swap_bytes() >> 32 == 2 || version.swap_bytes() >> 32 == 3 => {
-            return Err(invalid("GGUF file of the other byte order"));
-        }
-        _ => return Err(invalid(&format!("GGUF version {version} is not supported"))),
-    }
-    let tensors = number(&header[8..16]);
-    let entries = number(&header[16..24]);
-    if entries == 0 {
-        return Err(invalid("no metadata"));
-    }
-    let least =
-        tensors.saturating_mul(MIN_TENSOR).saturating_add(entries.saturating_mul(MIN_ENTRY));
-    if least > metadata.len() {
-        return Err(invalid("truncated, it promises more than it can hold"));
+    gguf::check(path).map_err(|error| unusable(path, error))?;
+    if path.to_str().is_none() {
+        let reason = "the path is not UTF-8".to_string();
+        return Err(LoadError::InvalidFile { path: path.to_path_buf(), reason });
     }
     Ok(())
 }
 
-/// A little-endian number of up to eight bytes.
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+/// What a header that cannot be read is to somebody who wants to load the model.
+pub(crate) fn unusable(path: &Path, error: HeaderError) -> LoadError {
+    let path = path.to_path_buf();
+    match error {
+        HeaderError::Io(source) => LoadError::Io { path, source },
+        HeaderError::NotAFile => LoadError::NotAFile { path },
+        HeaderError::Invalid(reason) => LoadError::InvalidFile { path, reason },
+    }
 }
 
 #[cfg(test)]
@@ -161,36 +119,13 @@ mod tests {
     use super::*;
     use crate::config::KvType;
 
-    fn refusal(bytes: &[u8]) -> String {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        let text = check_file(file.path()).unwrap_err().to_string();
-        text.rsplit_once(": ").map_or(text.clone(), |(_, reason)| reason.to_string())
-    }
-
-    fn header(version: u32, tensors: u64, entries: u64) -> Vec<u8> {
-        let mut bytes = b"GGUF".to_vec();
-        bytes.extend(version.to_le_bytes());
-        bytes.extend(tensors.to_le_bytes());
-        bytes.extend(entries.to_le_bytes());
-        bytes
-    }
-
     #[test]
     fn files_that_are_no_model() {
-        assert_eq!(refusal(b""), "too short");
-        assert_eq!(refusal(&[b'x'; 100]), "wrong magic");
-        assert_eq!(
-            refusal(&header(1, 1, 1)),
-            "GGUF version 1 is not supported; convert the model again"
-        );
-        assert_eq!(refusal(&header(9, 1, 1)), "GGUF version 9 is not supported");
-        assert_eq!(refusal(&header(3u32.swap_bytes(), 1, 1)), "GGUF file of the other byte order");
-        assert_eq!(refusal(&header(3, 0, 0)), "no metadata");
-        assert_eq!(
-            refusal(&header(3, u64::MAX, u64::MAX)),
-            "truncated, it promises more than it can hold"
-        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [b'x'; 100]).unwrap();
+        let error = check_file(file.path()).unwrap_err();
+        assert!(matches!(error, LoadError::InvalidFile { .. }), "{error}");
+        assert!(error.to_string().ends_with(": not a GGUF file: wrong magic"), "{error}");
     }
 
     #[test]

@@ -148,6 +148,14 @@ pub enum PromptError {
         /// What there is.
         max: u32,
     },
+    /// The separators between the elements of the input are too much.
+    #[error("would be {bytes} bytes between all elements, more than {limit}")]
+    Separators {
+        /// All of them together.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The text cannot be tokenized.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

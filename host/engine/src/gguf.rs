@@ -1,34 +1,58 @@
 //! Reads what stands in front of the tensors of a GGUF file.
 //!
-//! llama.cpp asserts that some keys of an adapter have the type it expects, and
-//! that its tensors fit together, so both are looked at before. Nothing here
-//! trusts a length: what is read is bounded by a budget, whatever the file says.
+//! The one reader of such files beside llama.cpp's, for what has to be known before
+//! anything is loaded: how much memory a model will take ([`crate::dimensions`]), and
+//! whether an adapter is one that llama.cpp survives ([`crate::adapter`]).
+//!
+//! Nobody has checked these files yet, so nothing here trusts a length: no more is
+//! read than the file has and the caller allows, only entries that the caller wants
+//! are kept, and what is kept grows with what was read, never with what was promised.
+//! What entries mean, and whether tensors fit, is the callers' business.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{self, BufReader, ErrorKind, Read, Seek};
 use std::path::Path;
 
-/// Most bytes in front of an adapter's tensors.
-const MAX_HEADER: u64 = 16 << 20;
-/// How far a file is read to find out what it is: writers put `general.*` first.
-const MAX_GLANCE: u64 = 64 << 10;
-/// The most dimensions of a tensor (`GGML_MAX_DIMS`).
-const MAX_DIMS: u32 = 4;
 const MAGIC: &[u8] = b"GGUF";
-/// The numbers of types.
-const U32: u32 = 4;
+/// Magic, version, number of tensors, number of metadata entries.
+const START: u64 = 24;
+/// The smallest metadata entry: key of one byte, type, value of one byte.
+const MIN_ENTRY: u64 = 8 + 1 + 4 + 1;
+/// The smallest tensor description: name of one byte, one dimension.
+const MIN_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+/// Longest key, text that is kept, and name of a tensor, in bytes; all that anybody
+/// looks for are far shorter.
+const MAX_TEXT: u64 = 1 << 16;
+/// Most entries that are kept, and most numbers of one: more than any model has
+/// layers.
+const MAX_KEPT: usize = 1024;
+/// More tensors than any model has.
+const MAX_TENSORS: u64 = 100_000;
+/// The most dimensions of a tensor (`GGML_MAX_DIMS`).
+const MAX_DIMS: usize = 4;
+/// The numbers of types that are not whole numbers.
 const F32: u32 = 6;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
-/// Where data begins is a multiple of this, unless the file says otherwise.
-const ALIGNMENT: u32 = 32;
+const F64: u32 = 12;
+/// Where data begins is a multiple of this, unless an entry says otherwise.
+const ALIGNMENT: u64 = 32;
+const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// A value of the metadata, as far as anybody here wants it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     Text(String),
+    /// A whole number, or a truth value. Negative ones are told as 0: they are the
+    /// size of nothing.
+    Number(u64),
     F32(f32),
-    U32(u32),
+    /// So many elements, and the first of them if they are whole numbers.
+    Array {
+        length: u64,
+        numbers: Vec<u64>,
+    },
     Other,
 }
 
@@ -37,146 +61,233 @@ pub(crate) enum Value {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     /// As ggml counts them: the first changes fastest; 1 where there is none.
-    pub(crate) size: [u64; MAX_DIMS as usize],
+    pub(crate) size: [u64; MAX_DIMS],
     /// ggml's number of the type.
     pub(crate) kind: u32,
     /// Where its data is, from [`Header::data`] on.
     pub(crate) offset: u64,
 }
 
+/// Entries of the metadata by their keys; of repeated ones the first.
+pub(crate) type Entries = BTreeMap<String, Value>;
+
 /// Metadata and tensors of a file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Header {
-    entries: Vec<(String, Value)>,
+    pub(crate) entries: Entries,
     pub(crate) tensors: Vec<Tensor>,
     /// Where the tensors' data begins.
     pub(crate) data: u64,
-}
-
-impl Header {
-    /// The value of a key; of a repeated one the first.
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
-    }
 }
 
 /// Why a header cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeaderError {
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
+    #[error("not a regular file")]
+    NotAFile,
     #[error("{0}")]
-    Invalid(&'static str),
+    Invalid(String),
 }
 
-/// Reads a whole header.
-pub(crate) fn read(path: &Path) -> Result<Header, HeaderError> {
-    let mut reader = Reader::open(path, MAX_HEADER)?;
-    let (n_tensors, n_entries) = reader.counts()?;
-    let mut header = Header::default();
-    for _ in 0..n_entries {
-        let entry = (reader.text()?, reader.value()?);
-        header.entries.push(entry);
-    }
-    for _ in 0..n_tensors {
-        let tensor = reader.tensor()?;
-        header.tensors.push(tensor);
-    }
-    let alignment = match header.get("general.alignment") {
-        Some(Value::U32(alignment)) => *alignment,
-        _ => ALIGNMENT,
-    };
-    header.data = (MAX_HEADER - reader.left).next_multiple_of(u64::from(alignment.max(1)));
-    Ok(header)
+/// Looks at the beginning of a file alone: whether it is one of GGUF's that is long
+/// enough for what it promises.
+pub(crate) fn check(path: &Path) -> Result<(), HeaderError> {
+    Reader::open(path, START).map(drop)
 }
 
-/// Whether a file says of itself that it is an adapter and no model. False for
-/// all that cannot be read: what is wrong with it is told when it is used.
-pub(crate) fn is_adapter(path: &Path) -> bool {
-    let general_type = || -> Result<Option<Value>, HeaderError> {
-        let mut reader = Reader::open(path, MAX_GLANCE)?;
-        let (_, n_entries) = reader.counts()?;
-        for _ in 0..n_entries {
-            let (key, value) = (reader.text()?, reader.value()?);
-            if key == "general.type" {
-                return Ok(Some(value));
-            }
+/// Reads the entries whose keys are wanted, and passes over the others.
+pub(crate) fn entries(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Entries, HeaderError> {
+    Reader::open(path, u64::MAX)?.entries(wanted)
+}
+
+/// Reads the wanted entries and all tensors, of a header of at most `limit` bytes.
+pub(crate) fn header(
+    path: &Path,
+    limit: u64,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Header, HeaderError> {
+    Reader::open(path, limit)?.header(wanted)
+}
+
+/// The value of one key, if it stands within the first `limit` bytes.
+pub(crate) fn glance(path: &Path, limit: u64, key: &str) -> Result<Option<Value>, HeaderError> {
+    let mut reader = Reader::open(path, limit)?;
+    for _ in 0..reader.n_entries {
+        if let Some((_, value)) = reader.entry(|other| other == key)? {
+            return Ok(Some(value));
         }
-        Ok(None)
-    };
-    matches!(general_type(), Ok(Some(Value::Text(text))) if text == "adapter")
+    }
+    Ok(None)
 }
 
 struct Reader<R> {
-    input: R,
+    input: BufReader<R>,
+    /// Bytes of the file.
+    length: u64,
+    /// Bytes of it that may be read.
+    end: u64,
+    /// Of these, those that were neither read nor passed over.
     left: u64,
+    n_tensors: u64,
+    n_entries: u64,
 }
 
-impl Reader<BufReader<File>> {
-    fn open(path: &Path, budget: u64) -> Result<Self, HeaderError> {
-        // Opening a FIFO would wait for a writer.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(HeaderError::Invalid("not a regular file"));
+impl Reader<File> {
+    fn open(path: &Path, limit: u64) -> Result<Self, HeaderError> {
+        // Opening a FIFO would wait for a writer, so look first.
+        let metadata = std::fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Err(HeaderError::NotAFile);
         }
-        Ok(Self { input: BufReader::new(File::open(path)?), left: budget })
+        Self::new(File::open(path)?, metadata.len(), limit)
     }
 }
 
-impl<R: Read> Reader<R> {
-    /// Numbers of tensors and of entries.
-    fn counts(&mut self) -> Result<(u64, u64), HeaderError> {
-        if self.bytes(4)? != MAGIC {
-            return Err(HeaderError::Invalid("wrong magic"));
+impl<R: Read + Seek> Reader<R> {
+    /// Reads the beginning; the metadata is next. `length` is the input's, of which at
+    /// most `limit` bytes are looked at.
+    fn new(input: R, length: u64, limit: u64) -> Result<Self, HeaderError> {
+        if length < START {
+            return Err(invalid("not a GGUF file: too short"));
         }
-        // Version 1 has shorter numbers; others are not known.
-        if !matches!(self.u32()?, 2 | 3) {
-            return Err(HeaderError::Invalid("unknown version"));
+        let (input, end) = (BufReader::new(input), length.min(limit));
+        let mut reader = Self { input, length, end, left: end, n_tensors: 0, n_entries: 0 };
+        let mut magic = [0; MAGIC.len()];
+        reader.fill(&mut magic)?;
+        if magic != MAGIC {
+            return Err(invalid("not a GGUF file: wrong magic"));
         }
-        Ok((self.u64()?, self.u64()?))
+        check_version(reader.u32()?)?;
+        (reader.n_tensors, reader.n_entries) = (reader.u64()?, reader.u64()?);
+        if reader.n_entries == 0 {
+            return Err(invalid("no metadata"));
+        }
+        let tensors = reader.n_tensors.saturating_mul(MIN_TENSOR);
+        if reader.n_entries.saturating_mul(MIN_ENTRY).saturating_add(tensors) > length {
+            return Err(invalid("truncated, it promises more than it can hold"));
+        }
+        Ok(reader)
+    }
+
+    fn header(&mut self, wanted: impl Fn(&str) -> bool) -> Result<Header, HeaderError> {
+        let entries = self.entries(|key| key == ALIGNMENT_KEY || wanted(key))?;
+        if self.n_tensors > MAX_TENSORS {
+            return Err(invalid("it has too many tensors"));
+        }
+        let mut tensors = Vec::new();
+        for _ in 0..self.n_tensors {
+            tensors.push(self.tensor()?);
+        }
+        let alignment = match entries.get(ALIGNMENT_KEY) {
+            Some(Value::Number(alignment)) => (*alignment).max(1),
+            _ => ALIGNMENT,
+        };
+        // No overflow: it is the alignment, or less than twice the length of a file.
+        let data = (self.end - self.left).next_multiple_of(alignment);
+        Ok(Header { entries, tensors, data })
+    }
+
+    fn entries(&mut self, wanted: impl Fn(&str) -> bool) -> Result<Entries, HeaderError> {
+        let mut entries = Entries::new();
+        for _ in 0..self.n_entries {
+            let is_kept =
+                |key: &str| entries.len() < MAX_KEPT && wanted(key) && !entries.contains_key(key);
+            let entry = self.entry(is_kept)?;
+            entries.extend(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Reads the next entry, or passes over it.
+    fn entry(
+        &mut self,
+        wanted: impl FnOnce(&str) -> bool,
+    ) -> Result<Option<(String, Value)>, HeaderError> {
+        let key = self.text()?;
+        let kind = self.u32()?;
+        if wanted(&key) {
+            return Ok(Some((key, self.value(kind)?)));
+        }
+        match kind {
+            ARRAY => {
+                let (kind, n) = (self.u32()?, self.u64()?);
+                self.pass(kind, n)?;
+            }
+            kind => self.pass(kind, 1)?,
+        }
+        Ok(None)
+    }
+
+    fn value(&mut self, kind: u32) -> Result<Value, HeaderError> {
+        if let Some(whole) = Whole::of(kind) {
+            return self.number(whole).map(Value::Number);
+        }
+        match kind {
+            STRING => self.text().map(Value::Text),
+            F32 => Ok(Value::F32(f32::from_bits(self.u32()?))),
+            ARRAY => self.array(),
+            _ => self.pass(kind, 1).map(|()| Value::Other),
+        }
+    }
+
+    fn array(&mut self) -> Result<Value, HeaderError> {
+        let (kind, length) = (self.u32()?, self.u64()?);
+        let mut numbers = Vec::new();
+        if let Some(whole) = Whole::of(kind) {
+            for _ in 0..length.min(MAX_KEPT as u64) {
+                numbers.push(self.number(whole)?);
+            }
+        }
+        self.pass(kind, length - numbers.len() as u64)?;
+        Ok(Value::Array { length, numbers })
+    }
+
+    /// Passes over `n` values of a type. Arrays of arrays are unknown to llama.cpp as
+    /// well.
+    fn pass(&mut self, kind: u32, n: u64) -> Result<(), HeaderError> {
+        if kind != STRING {
+            let width = match (kind, Whole::of(kind)) {
+                (F32, _) => 4,
+                (F64, _) => 8,
+                (_, Some(whole)) => whole.bytes as u64,
+                _ => return Err(invalid("a value has an unknown type")),
+            };
+            return self.skip(n.saturating_mul(width));
+        }
+        for _ in 0..n {
+            let length = self.u64()?;
+            self.skip(length)?;
+        }
+        Ok(())
     }
 
     fn tensor(&mut self) -> Result<Tensor, HeaderError> {
         let name = self.text()?;
-        let n_dims = self.u32()?;
-        if n_dims > MAX_DIMS {
-            return Err(HeaderError::Invalid("a tensor has too many dimensions"));
-        }
-        let mut size = [1; MAX_DIMS as usize];
-        for n in size.iter_mut().take(n_dims as usize) {
+        let n_dims = self.u32()? as usize;
+        let mut size = [1; MAX_DIMS];
+        let Some(given) = size.get_mut(..n_dims) else {
+            return Err(invalid("a tensor has too many dimensions"));
+        };
+        for n in given {
             *n = self.u64()?;
         }
         Ok(Tensor { name, size, kind: self.u32()?, offset: self.u64()? })
     }
 
-    fn value(&mut self) -> Result<Value, HeaderError> {
-        match self.u32()? {
-            STRING => self.text().map(Value::Text),
-            U32 => Ok(Value::U32(self.u32()?)),
-            F32 => Ok(Value::F32(f32::from_bits(self.u32()?))),
-            ARRAY => {
-                let (kind, n) = (self.u32()?, self.u64()?);
-                if kind == STRING {
-                    for _ in 0..n {
-                        let length = self.u64()?;
-                        self.skip(length)?;
-                    }
-                } else {
-                    self.skip(n.saturating_mul(width(kind)?))?;
-                }
-                Ok(Value::Other)
-            }
-            kind => {
-                self.skip(width(kind)?)?;
-                Ok(Value::Other)
-            }
-        }
-    }
-
-    /// A string; bytes that are no UTF-8 are replaced, which no key and no name
-    /// that is looked for contains.
+    /// A text; bytes that are no UTF-8 are replaced, which no key and no name that is
+    /// looked for contains.
     fn text(&mut self) -> Result<String, HeaderError> {
         let length = self.u64()?;
-        self.bytes(length).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        if length > MAX_TEXT {
+            return Err(invalid("a text of its header is too long"));
+        }
+        // Counted off first: a length that the file does not have allocates nothing.
+        self.spend(length)?;
+        let mut bytes = vec![0; length as usize];
+        self.read(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn u32(&mut self) -> Result<u32, HeaderError> {
@@ -191,158 +302,89 @@ impl<R: Read> Reader<R> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn bytes(&mut self, n: u64) -> Result<Vec<u8>, HeaderError> {
-        self.spend(n)?;
-        let mut bytes = Vec::new();
-        // Grows with what there is, not with what was promised.
-        self.input.by_ref().take(n).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 == n { Ok(bytes) } else { Err(cut_off()) }
-    }
-
-    fn skip(&mut self, n: u64) -> Result<(), HeaderError> {
-        self.spend(n)?;
-        let skipped = std::io::copy(&mut self.input.by_ref().take(n), &mut std::io::sink())?;
-        if skipped == n { Ok(()) } else { Err(cut_off()) }
+    fn number(&mut self, Whole { bytes, signed }: Whole) -> Result<u64, HeaderError> {
+        let mut all = [0; 8];
+        self.fill(&mut all[..bytes])?;
+        let number = u64::from_le_bytes(all);
+        let is_negative = signed && number >> (8 * bytes - 1) == 1;
+        Ok(if is_negative { 0 } else { number })
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), HeaderError> {
         self.spend(bytes.len() as u64)?;
+        self.read(bytes)
+    }
+
+    /// Reads what has been counted off.
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), HeaderError> {
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
+            // The file has become shorter since it was asked for its length.
             ErrorKind::UnexpectedEof => cut_off(),
             _ => HeaderError::Io(error),
         })
     }
 
+    fn skip(&mut self, n: u64) -> Result<(), HeaderError> {
+        self.spend(n)?;
+        // No file is longer than this type holds.
+        let n = i64::try_from(n).map_err(|_| cut_off())?;
+        Ok(self.input.seek_relative(n)?)
+    }
+
+    /// Counts bytes off; seeking beyond the end would be no error.
     fn spend(&mut self, n: u64) -> Result<(), HeaderError> {
-        self.left =
-            self.left.checked_sub(n).ok_or(HeaderError::Invalid("its header is too long"))?;
+        let is_limited = self.end < self.length;
+        self.left = self.left.checked_sub(n).ok_or_else(|| match is_limited {
+            true => invalid("its header is too long"),
+            false => cut_off(),
+        })?;
         Ok(())
     }
 }
 
-fn cut_off() -> HeaderError {
-    HeaderError::Invalid("its header is cut off")
+/// How a whole number, or a truth value, is written.
+#[derive(Clone, Copy)]
+struct Whole {
+    bytes: usize,
+    signed: bool,
 }
 
-/// Bytes of a plain value.
-fn width(kind: u32) -> Result<u64, HeaderError> {
-    match kind {
-        0 | 1 | 7 => Ok(1),
-        2 | 3 => Ok(2),
-        4..=6 => Ok(4),
-        10..=12 => Ok(8),
-        _ => Err(HeaderError::Invalid("a value has an unknown type")),
+impl Whole {
+    fn of(kind: u32) -> Option<Self> {
+        let (bytes, signed) = match kind {
+            0 | 7 => (1, false),
+            1 => (1, true),
+            2 => (2, false),
+            3 => (2, true),
+            4 => (4, false),
+            5 => (4, true),
+            10 => (8, false),
+            11 => (8, true),
+            _ => return None,
+        };
+        Some(Self { bytes, signed })
     }
+}
+
+fn check_version(version: u32) -> Result<(), HeaderError> {
+    match version {
+        2 | 3 => Ok(()),
+        1 => Err(invalid("GGUF version 1 is not supported; convert the model again")),
+        _ if matches!(version.swap_bytes(), 2 | 3) => {
+            Err(invalid("GGUF file of the other byte order"))
+        }
+        _ => Err(HeaderError::Invalid(format!("GGUF version {version} is not supported"))),
+    }
+}
+
+fn invalid(reason: &str) -> HeaderError {
+    HeaderError::Invalid(reason.to_string())
+}
+
+fn cut_off() -> HeaderError {
+    invalid("its header is cut off")
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may panic")]
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn text(text: &str) -> Vec<u8> {
-        [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
-    }
-
-    fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
-        [text(key).as_slice(), &kind.to_le_bytes(), value].concat()
-    }
-
-    fn file(entries: &[Vec<u8>], tensors: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = b"GGUF".to_vec();
-        bytes.extend(3u32.to_le_bytes());
-        bytes.extend((tensors.len() as u64).to_le_bytes());
-        bytes.extend((entries.len() as u64).to_le_bytes());
-        bytes.extend(entries.concat());
-        bytes.extend(tensors.concat());
-        bytes
-    }
-
-    fn with_file<T>(bytes: &[u8], look: impl FnOnce(&Path) -> T) -> T {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        look(file.path())
-    }
-
-    fn strings(texts: &[&str]) -> Vec<u8> {
-        let texts = texts.iter().flat_map(|t| text(t));
-        let head = [STRING.to_le_bytes().to_vec(), 2u64.to_le_bytes().to_vec()].concat();
-        head.into_iter().chain(texts).collect()
-    }
-
-    fn sample() -> Vec<u8> {
-        let numbers = [4u32.to_le_bytes().to_vec(), 2u64.to_le_bytes().to_vec(), vec![0; 8]];
-        let tensor = [
-            text("blk.0.x.lora_a"),
-            2u32.to_le_bytes().to_vec(),
-            5u64.to_le_bytes().to_vec(),
-            3u64.to_le_bytes().to_vec(),
-            1u32.to_le_bytes().to_vec(),
-            7u64.to_le_bytes().to_vec(),
-        ];
-        file(
-            &[
-                entry("a", ARRAY, &strings(&["x", "yz"])),
-                entry("b", ARRAY, &numbers.concat()),
-                entry("c", 10, &[0; 8]),
-                entry("general.type", STRING, &text("adapter")),
-                entry("alpha", F32, &1.5f32.to_le_bytes()),
-            ],
-            &[tensor.concat()],
-        )
-    }
-
-    #[test]
-    fn a_header_is_read() {
-        let header = with_file(&sample(), |path| read(path).unwrap());
-        assert_eq!(header.get("a"), Some(&Value::Other));
-        assert_eq!(header.get("alpha"), Some(&Value::F32(1.5)));
-        assert_eq!(header.get("general.type"), Some(&Value::Text("adapter".into())));
-        assert_eq!(header.get("none"), None);
-        let tensor =
-            Tensor { name: "blk.0.x.lora_a".into(), size: [5, 3, 1, 1], kind: 1, offset: 7 };
-        assert_eq!(header.tensors, [tensor]);
-        assert_eq!(header.data as usize, sample().len().next_multiple_of(32));
-        assert!(with_file(&sample(), is_adapter));
-    }
-
-    #[test]
-    fn what_is_no_adapter() {
-        let model = file(&[entry("general.type", STRING, &text("model"))], &[]);
-        let number = file(&[entry("general.type", F32, &[0; 4])], &[]);
-        for bytes in [b"".to_vec(), b"GGUF".to_vec(), vec![7; 4096], model, number] {
-            assert!(!with_file(&bytes, is_adapter));
-        }
-        assert!(!is_adapter(Path::new("/nowhere.gguf")));
-        assert!(!is_adapter(&std::env::temp_dir()));
-        // Too far from the beginning for a glance.
-        let long = text(&"y".repeat(MAX_GLANCE as usize));
-        let far = [entry("x", STRING, &long), entry("general.type", STRING, &text("adapter"))];
-        assert!(!with_file(&file(&far, &[]), is_adapter));
-    }
-
-    #[test]
-    fn every_cut_is_an_error() {
-        let bytes = sample();
-        for n in 0..bytes.len() {
-            assert!(with_file(&bytes[..n], |path| read(path).is_err()), "{n} bytes");
-        }
-    }
-
-    proptest! {
-        /// Whatever the bytes are, they are read or refused, and nothing of the size
-        /// that they promise is allocated.
-        #[test]
-        fn any_bytes_do_no_harm(at in 8usize..228, bent in any::<[u8; 8]>()) {
-            let mut bytes = sample();
-            for (byte, value) in bytes[at..].iter_mut().zip(bent) {
-                *byte = value;
-            }
-            let _ = with_file(&bytes, read);
-            let _ = with_file(&bytes, is_adapter);
-        }
-    }
-}
+#[path = "gguf_tests.rs"]
+pub(crate) mod tests;

@@ -44,12 +44,13 @@ mod job;
 
 mod adapter;
 mod check;
+mod dimensions;
 mod gguf;
-mod header;
 mod kernels;
 mod load;
 mod memory;
 mod model;
+mod specials;
 mod tokenizer;
 mod vocabulary;
 
@@ -63,7 +64,7 @@ mod generation;
 mod sampling;
 mod text;
 
-pub use adapter::{Adapter, MAX_JOB_ADAPTERS, is_adapter};
+pub use adapter::{Adapter, AdapterRoom, MAX_JOB_ADAPTERS, is_adapter};
 pub use config::{
     ConstraintLimits, EmbeddingConfig, EmbeddingInfo, EngineStats, FlashAttention, KvType,
     MAX_SLOTS, MAX_SPECULATE_TOKENS, MemorySize, ModelConfig, ModelInfo,

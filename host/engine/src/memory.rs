@@ -8,12 +8,12 @@
 
 use llama_cpp_2::model::LlamaModel;
 
-use crate::check::{check_config, check_file};
+use crate::check::{check_config, check_file, unusable};
 use crate::config::{FlashAttention, KvType, MAX_SLOTS, MemorySize, ModelConfig};
+use crate::dimensions::{self, Dimensions};
 use crate::engine::speculate::MAX_JOBS;
 use crate::error::LoadError;
 use crate::ffi::log::Sizes;
-use crate::header::{self, Header};
 
 /// llama.cpp rounds the number of cells up to a multiple of this.
 const CELLS_PAD: u64 = 256;
@@ -26,15 +26,15 @@ const CELLS_PAD: u64 = 256;
 pub(crate) fn estimate(config: &ModelConfig) -> Result<MemorySize, LoadError> {
     check_config(config)?;
     check_file(&config.path)?;
-    let weights = header::file_bytes(&config.path)
-        .map_err(|source| LoadError::Io { path: config.path.clone(), source })?;
-    let header = Header::read(&config.path)?;
-    Ok(MemorySize { weights, ..context_size(&header, config) })
+    let unusable = |error| unusable(&config.path, error);
+    let weights = dimensions::file_bytes(&config.path).map_err(|error| unusable(error.into()))?;
+    let dimensions = Dimensions::read(&config.path).map_err(unusable)?;
+    Ok(MemorySize { weights, ..context_size(&dimensions, config) })
 }
 
 /// What the context takes: everything but the weights.
-fn context_size(header: &Header, config: &ModelConfig) -> MemorySize {
-    let number = |name: &str| header.number(name).unwrap_or(0);
+fn context_size(dimensions: &Dimensions, config: &ModelConfig) -> MemorySize {
+    let number = |name: &str| dimensions.number(name).unwrap_or(0);
     let trained = u32::try_from(number("context_length")).unwrap_or(u32::MAX);
     let n_ctx = n_ctx(config, trained);
     // More cells than llama.cpp counts are refused when the model is loaded.
@@ -46,11 +46,11 @@ fn context_size(header: &Header, config: &ModelConfig) -> MemorySize {
     let n_embd = number("embedding_length");
     let heads = number("attention.head_count").max(1);
     let row = |names: [&str; 2]| {
-        names.iter().filter_map(|name| header.number(name)).max().unwrap_or(n_embd / heads)
+        names.iter().filter_map(|name| dimensions.number(name)).max().unwrap_or(n_embd / heads)
     };
     let key = row(["attention.key_length", "attention.key_length_swa"]);
     // Such a model keeps keys alone, and makes values of them.
-    let value = match header.number("attention.key_length_mla") {
+    let value = match dimensions.number("attention.key_length_mla") {
         Some(_) => 0,
         None => row(["attention.value_length", "attention.value_length_swa"]),
     };
@@ -64,7 +64,7 @@ fn context_size(header: &Header, config: &ModelConfig) -> MemorySize {
         0 => kv_layers,
         interval => kv_layers / interval,
     };
-    let cell = match header.numbers("attention.head_count_kv") {
+    let cell = match dimensions.numbers("attention.head_count_kv") {
         [] => kv_layers.saturating_mul(bytes_of(heads)),
         [every] => kv_layers.saturating_mul(bytes_of(*every)),
         // One number for each layer; 0 where a layer has no cache.
@@ -82,12 +82,12 @@ fn context_size(header: &Header, config: &ModelConfig) -> MemorySize {
 
     // Rows of logits, in the output buffer and in the graph.
     let n_outputs = u64::from(n_outputs(config, config.prefix_cache));
-    let rows = n_outputs.saturating_mul(header.n_vocab).saturating_mul(8);
+    let rows = n_outputs.saturating_mul(dimensions.n_vocab).saturating_mul(8);
     let flash = config.flash_attention != FlashAttention::Off;
     // The mask, and without flash attention what it is laid over.
     let pair = if flash { 2 } else { 4u64.saturating_add(heads.saturating_mul(4)) };
     let mut attention = cells.saturating_mul(tokens).saturating_mul(pair);
-    let kv_heads = header.number("attention.head_count_kv").unwrap_or(heads);
+    let kv_heads = dimensions.number("attention.head_count_kv").unwrap_or(heads);
     for (kv_type, length) in [(config.kv_type_k, key), (config.kv_type_v, value)] {
         if flash && kv_type == KvType::F32 {
             // Flash attention reads a copy in half precision, a layer at a time.
@@ -194,7 +194,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
     use super::*;
-    use crate::header::tests::{Value, gguf};
+    use crate::gguf::tests::{Written, file as gguf};
 
     #[test]
     fn meminfo_is_read() {
@@ -206,8 +206,8 @@ mod tests {
     /// The metadata of a model as small as SmolLM2, with more.
     fn size(more: &[(&str, u32)], change: impl FnOnce(&mut ModelConfig)) -> MemorySize {
         let mut entries = vec![
-            ("general.architecture", Value::Text("llama")),
-            ("tokenizer.ggml.tokens", Value::Texts(1000)),
+            ("general.architecture", Written::Text("llama")),
+            ("tokenizer.ggml.tokens", Written::Texts(1000)),
         ];
         for (name, number) in [
             ("llama.block_count", 30),
@@ -216,11 +216,11 @@ mod tests {
             ("llama.feed_forward_length", 1536),
             ("llama.attention.head_count", 9),
         ] {
-            entries.push((name, Value::U32(number)));
+            entries.push((name, Written::U32(number)));
         }
-        entries.extend(more.iter().map(|(name, number)| (*name, Value::U32(*number))));
+        entries.extend(more.iter().map(|(name, number)| (*name, Written::U32(*number))));
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), gguf(&entries)).unwrap();
+        std::fs::write(file.path(), gguf(&entries, &[])).unwrap();
         let mut config = ModelConfig { path: file.path().to_path_buf(), ..ModelConfig::default() };
         (config.n_ctx, config.slots) = (2048, 4);
         change(&mut config);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use llama_cpp_2::sampling::LlamaSampler;
 
-use crate::adapter::{Adapter, AdapterSet, Adapters, MAX_JOB_ADAPTERS};
+use crate::adapter::{Adapter, AdapterRoom, AdapterSet, Adapters, MAX_JOB_ADAPTERS};
 use crate::config::{EngineStats, MemorySize, ModelConfig, ModelInfo};
 use crate::constraint::{CompiledConstraint, Compiler, Constraint};
 use crate::embed::{Embedding, Service, TextTokens};
@@ -191,7 +191,23 @@ impl Model {
     /// [`AdapterError`]: the file is none, or is not for this model; or all that
     /// may be loaded are in use.
     pub fn adapter(&self, path: &Path) -> Result<Adapter, AdapterError> {
-        self.inner.adapters.get(path)
+        self.adapter_within(path, |_, _| Ok(Box::new(())))
+    }
+
+    /// As [`Self::adapter`], for callers with a budget of memory: before a file is
+    /// loaded, `room` is asked for as many bytes as its tensors have, and what it gives
+    /// is kept for as long as the adapter. It may call the function that it is given,
+    /// which frees an adapter of this model that nobody uses and is false when there
+    /// is none.
+    ///
+    /// # Errors
+    /// Those of [`Self::adapter`], and what `room` says.
+    pub fn adapter_within<E: From<AdapterError>>(
+        &self,
+        path: &Path,
+        room: impl FnOnce(u64, &mut dyn FnMut() -> bool) -> Result<AdapterRoom, E>,
+    ) -> Result<Adapter, E> {
+        self.inner.adapters.get(path, room)
     }
 
     /// Turns texts into tokens to embed. Nothing is cut.

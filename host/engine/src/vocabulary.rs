@@ -13,6 +13,7 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 use crate::error::PromptError;
 use crate::prompt::Encode;
 use crate::prompt::escape::ControlTexts;
+use crate::specials::SpecialTexts;
 
 /// The longest text that is tokenized at once, in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 64 * 1024 * 1024;
@@ -36,6 +37,10 @@ pub(crate) struct Vocabulary {
     /// Every token that ends a generation.
     eog: Vec<u32>,
     control: ControlTexts,
+    /// What is found in every text.
+    always: SpecialTexts,
+    /// What is found where control tokens are parsed as well.
+    special: SpecialTexts,
 }
 
 impl Vocabulary {
@@ -59,18 +64,28 @@ impl Vocabulary {
             |token: LlamaToken| u32::try_from(token.0).ok().filter(|token| *token < n_vocab);
         let mut eog = Vec::new();
         let mut control = Vec::new();
+        let (mut always, mut special) = (Vec::new(), Vec::new());
         for id in 0..n_vocab {
             let token = LlamaToken(id.cast_signed());
             if vocab.is_eog(token) {
                 eog.push(id);
             }
-            // What llama.cpp parses as control tokens when it is asked to.
+            // What llama.cpp parses as control tokens when it is asked to, and what it
+            // looks for in any case.
             let attributes = vocab.attr(token);
-            if (attributes.contains(LlamaTokenAttr::Control)
-                || attributes.contains(LlamaTokenAttr::Unknown))
+            let is_control = attributes.contains(LlamaTokenAttr::Control)
+                || attributes.contains(LlamaTokenAttr::Unknown);
+            if (is_control || attributes.contains(LlamaTokenAttr::UserDefined))
                 && let Some(text) = vocab.text(token)
             {
-                control.push(text.to_string_lossy().into_owned());
+                let text = text.to_string_lossy().into_owned();
+                let strips = attributes.contains(LlamaTokenAttr::RStrip);
+                special.push((text.clone(), strips));
+                if is_control {
+                    control.push(text);
+                } else {
+                    always.push((text, strips));
+                }
             }
         }
         Ok(Self {
@@ -81,6 +96,8 @@ impl Vocabulary {
             add_bos: vocab.should_add_bos(),
             eog,
             control: ControlTexts::new(control)?,
+            always: SpecialTexts::new(always)?,
+            special: SpecialTexts::new(special)?,
             model,
         })
     }
@@ -136,12 +153,17 @@ impl Vocabulary {
     }
 
     fn encode_here(&self, text: &str, special: Special) -> Vec<u32> {
-        self.model
-            .vocab()
-            .tokenize(text.as_bytes(), special.add, special.parse)
+        let parts = match special {
+            // What is added stands around the whole.
+            Special { add: true, .. } => vec![text],
+            Special { parse: true, .. } => self.special.parts(text),
+            Special { parse: false, .. } => self.always.parts(text),
+        };
+        let vocab = self.model.vocab();
+        let tokens = parts
             .into_iter()
-            .map(|token| token.0.cast_unsigned())
-            .collect()
+            .flat_map(|part| vocab.tokenize(part.as_bytes(), special.add, special.parse));
+        tokens.map(|token| token.0.cast_unsigned()).collect()
     }
 
     /// Tokenizes on a stack that is large enough for the text.

@@ -97,6 +97,9 @@ pub fn prompt(error: &PromptError) -> ErrorBody {
         PromptError::Overflow { n_ctx } => ErrorBody::context_overflow(*n_ctx),
         PromptError::Empty => ErrorBody::empty_prompt(),
         PromptError::NoChatTemplate => ErrorBody::no_chat_template(),
+        PromptError::Separators { .. } => {
+            ErrorBody::prediction_failed(format!("option input_separator: {error}"))
+        }
         other => ErrorBody::prediction_failed(other.to_string()),
     }
 }
@@ -105,7 +108,7 @@ pub fn prompt(error: &PromptError) -> ErrorBody {
 /// it could be as soon as other jobs have ended.
 pub fn adapter(failure: &AdapterFailure) -> ErrorBody {
     match &failure.cause {
-        AdapterCause::Engine(AdapterError::Full { .. }) => ErrorBody::busy(),
+        AdapterCause::NoRoom | AdapterCause::Engine(AdapterError::Full { .. }) => ErrorBody::busy(),
         // The operating system's words are for the operator.
         AdapterCause::Engine(AdapterError::Io(_)) => {
             ErrorBody::prediction_failed(format!("option lora: {:?} cannot be read", failure.name))

@@ -40,6 +40,11 @@ impl Worker {
         self.process.signal(Signal::INT);
     }
 
+    /// SIGKILL: no last word, nothing put in order.
+    pub fn sigkill(&mut self) {
+        self.process.signal(Signal::KILL);
+    }
+
     /// Stops the process where it stands.
     pub fn pause(&mut self) {
         self.process.signal(Signal::STOP);

@@ -37,13 +37,14 @@ pub async fn run(mut args: DemoArgs) -> Result<Exit, Failure> {
     let stage = Stage::set(&args)?;
     let mut children = Children::default();
     let result = tokio::select! {
-        result = act(&args, &stage, &mut children) => result,
-        _ = signals.recv() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        result = act(&args, &stage, &mut children) => result.map(|()| Exit::Ok),
+        // Who ends it need not be told so.
+        _ = signals.recv() => Ok(Exit::Interrupted),
     };
     // Dropping would end them as well, but by force and without waiting.
-    let told = result.is_ok();
+    let told = matches!(result, Ok(Exit::Ok));
     children.stop(told).await;
-    result.map(|()| Exit::Ok)
+    result
 }
 
 /// What was started and has to be ended.

@@ -5,9 +5,19 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::check::check_file;
-use crate::error::{AdapterError, LoadError};
-use crate::gguf::{self, Header, HeaderError, Tensor, Value};
+use crate::error::AdapterError;
+use crate::gguf::{self, Entries, Header, HeaderError, Tensor, Value};
+
+/// Most bytes in front of an adapter's tensors.
+const MAX_HEADER: u64 = 16 << 20;
+/// How far a file is read to find out what it is: writers put `general.*` first.
+const MAX_GLANCE: u64 = 64 << 10;
+/// Entries that are looked at.
+const TYPE: &str = "general.type";
+const ARCHITECTURE: &str = "general.architecture";
+const ADAPTER_TYPE: &str = "adapter.type";
+const ALPHA: &str = "adapter.lora.alpha";
+const INVOCATION: &str = "adapter.alora.invocation_tokens";
 
 /// ggml's numbers of the types that adapters are made in.
 const F32: u32 = 0;
@@ -19,34 +29,37 @@ const BF16: u32 = 30;
 const MAX_VALUE: f32 = 65_504.0;
 /// Alphas are about as large as ranks.
 const MAX_ALPHA: f32 = 10_000.0;
-/// More than any model's weights.
-const MAX_TENSORS: usize = 100_000;
 /// The longest name ggml keeps, its NUL included, is 64.
 const MAX_NAME: usize = 63;
 /// Of what a file says, so much is repeated.
 const MAX_WORD: usize = 40;
 
-/// Looks at a file. That its tensors fit the model's, llama.cpp checks.
-pub(super) fn file(path: &Path, architecture: &str, n_expert: u64) -> Result<(), AdapterError> {
-    check_file(path).map_err(|error| match error {
-        LoadError::Io { source, .. } => AdapterError::Io(source),
-        LoadError::InvalidFile { reason, .. } => AdapterError::Invalid { reason },
-        _ => AdapterError::Invalid { reason: "not a regular file".to_string() },
-    })?;
-    let header = gguf::read(path).map_err(|error| match error {
+/// Looks at a file, and tells the bytes of its tensors. That they fit the model's,
+/// llama.cpp checks.
+pub(super) fn file(path: &Path, architecture: &str, n_expert: u64) -> Result<u64, AdapterError> {
+    let wanted = |key: &str| [TYPE, ARCHITECTURE, ADAPTER_TYPE, ALPHA, INVOCATION].contains(&key);
+    let header = gguf::header(path, MAX_HEADER, wanted).map_err(|error| match error {
         HeaderError::Io(source) => AdapterError::Io(source),
-        HeaderError::Invalid(reason) => AdapterError::Invalid { reason: reason.to_string() },
+        other => AdapterError::Invalid { reason: other.to_string() },
     })?;
-    keys(&header, architecture)?;
+    keys(&header.entries, architecture)?;
     tensors(&header.tensors, n_expert).map_err(|reason| AdapterError::Invalid { reason })?;
     values(path, &header)
 }
 
-/// Looks at the values of all tensors. It also brings the file into memory: the
-/// load that follows can keep a step waiting.
-fn values(path: &Path, header: &Header) -> Result<(), AdapterError> {
+/// Whether a file says of itself that it is an adapter and no model. False for
+/// all that cannot be read: what is wrong with it is told when it is used.
+pub(super) fn is_adapter(path: &Path) -> bool {
+    let value = gguf::glance(path, MAX_GLANCE, TYPE);
+    matches!(value, Ok(Some(Value::Text(text))) if text == "adapter")
+}
+
+/// Looks at the values of all tensors, and tells their bytes. It also brings the file
+/// into memory: the load that follows can keep a step waiting.
+fn values(path: &Path, header: &Header) -> Result<u64, AdapterError> {
     let invalid = |reason: &str| AdapterError::Invalid { reason: reason.to_string() };
     let mut file = File::open(path).map_err(AdapterError::Io)?;
+    let mut all = 0u64;
     for tensor in &header.tensors {
         // The others are passed over.
         let Some((values, bytes)) = block(tensor.kind) else { continue };
@@ -54,6 +67,7 @@ fn values(path: &Path, header: &Header) -> Result<(), AdapterError> {
         let blocks = elements.filter(|n| n.is_multiple_of(values)).map(|n| n / values);
         let length = blocks.and_then(|n| n.checked_mul(bytes as u64));
         let mut left = length.ok_or_else(|| invalid("a tensor has an impossible size"))?;
+        all = all.saturating_add(left);
         let start = header.data.saturating_add(tensor.offset);
         file.seek(SeekFrom::Start(start)).map_err(AdapterError::Io)?;
         let mut buffer = vec![0; bytes * 4096];
@@ -70,7 +84,7 @@ fn values(path: &Path, header: &Header) -> Result<(), AdapterError> {
             left -= n as u64;
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// How many values a block of a type has, and how many bytes.
@@ -94,19 +108,19 @@ fn is_sound(kind: u32, block: &[u8]) -> bool {
     }
 }
 
-fn keys(header: &Header, model: &str) -> Result<(), AdapterError> {
+fn keys(entries: &Entries, model: &str) -> Result<(), AdapterError> {
     let invalid = |reason: &str| Err(AdapterError::Invalid { reason: reason.to_string() });
-    let text = |key| match header.get(key) {
+    let text = |key| match entries.get(key) {
         Some(Value::Text(text)) => Some(text.as_str()),
         _ => None,
     };
-    if text("general.type") != Some("adapter") {
+    if text(TYPE) != Some("adapter") {
         return Err(AdapterError::NotAnAdapter);
     }
-    if text("adapter.type") != Some("lora") {
+    if text(ADAPTER_TYPE) != Some("lora") {
         return invalid("it is no LoRA adapter");
     }
-    match text("general.architecture") {
+    match text(ARCHITECTURE) {
         Some(adapter) if adapter == model => {}
         Some(adapter) => {
             let word = |text: &str| text.chars().take(MAX_WORD).collect::<String>();
@@ -114,23 +128,20 @@ fn keys(header: &Header, model: &str) -> Result<(), AdapterError> {
         }
         None => return invalid("it names no architecture"),
     }
-    match header.get("adapter.lora.alpha") {
+    match entries.get(ALPHA) {
         Some(Value::F32(alpha)) if alpha.abs() <= MAX_ALPHA => {}
         None => {}
         Some(_) => return invalid("its alpha is not a number, or too large"),
     }
     // Such an adapter takes effect from certain tokens of the prompt on, which
     // nobody here would look for.
-    if header.get("adapter.alora.invocation_tokens").is_some() {
+    if entries.contains_key(INVOCATION) {
         return invalid("activated LoRA is not supported");
     }
     Ok(())
 }
 
 fn tensors(tensors: &[Tensor], n_expert: u64) -> Result<(), String> {
-    if tensors.len() > MAX_TENSORS {
-        return Err("it has too many tensors".to_string());
-    }
     let mut pairs: BTreeMap<&str, [Option<&Tensor>; 2]> = BTreeMap::new();
     for tensor in tensors {
         let name = tensor.name.as_str();
@@ -182,7 +193,32 @@ fn check_pair(weight: &str, a: &Tensor, b: &Tensor, n_expert: u64) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may panic")]
+
     use super::*;
+    use crate::gguf::tests::{Written, file as gguf_file};
+
+    #[test]
+    fn what_is_an_adapter() {
+        let says = |value: Written| gguf_file(&[(TYPE, value)], &[]);
+        let is = |bytes: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            is_adapter(file.path())
+        };
+        assert!(is(&says(Written::Text("adapter"))));
+        let model = says(Written::Text("model"));
+        for bytes in [b"".to_vec(), b"GGUF".to_vec(), vec![7; 4096], model, says(Written::F32(0.0))]
+        {
+            assert!(!is(&bytes));
+        }
+        assert!(!is_adapter(Path::new("/nowhere.gguf")));
+        assert!(!is_adapter(&std::env::temp_dir()));
+        // Too far from the beginning for a glance.
+        let long = "y".repeat(MAX_GLANCE as usize);
+        let far = [("x", Written::Text(long.as_str())), (TYPE, Written::Text("adapter"))];
+        assert!(!is(&gguf_file(&far, &[])));
+    }
 
     fn tensor(name: &str, size: [u64; 4]) -> Tensor {
         Tensor { name: name.to_string(), size, kind: F32, offset: 0 }

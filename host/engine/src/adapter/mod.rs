@@ -20,7 +20,6 @@ use llama_cpp_2::model::LlamaModel;
 
 use crate::error::AdapterError;
 use crate::ffi::{self, AdapterLock};
-use crate::gguf;
 pub(crate) use set::{AdapterKey, AdapterSet};
 use shelf::{Shelf, Stamp};
 
@@ -31,7 +30,11 @@ pub const MAX_JOB_ADAPTERS: usize = 4;
 /// The id of the next adapter.
 static IDS: AtomicU64 = AtomicU64::new(1);
 
-/// A loaded adapter. It stays in memory as long as there is a clone of it.
+/// Memory that an adapter was given. It is dropped with the last clone of the adapter.
+pub type AdapterRoom = Box<dyn Send + Sync>;
+
+/// A loaded adapter. It stays in memory as long as there is a clone of it, and what a
+/// context was set to last, until its next step.
 #[derive(Clone)]
 pub struct Adapter {
     inner: Arc<Inner>,
@@ -40,7 +43,10 @@ pub struct Adapter {
 struct Inner {
     /// Two adapters of one file, loaded one after the other, differ.
     id: u64,
+    bytes: u64,
+    // Declared before its room, which goes after it.
     raw: Arc<ffi::Adapter>,
+    _room: AdapterRoom,
 }
 
 impl fmt::Debug for Adapter {
@@ -50,6 +56,11 @@ impl fmt::Debug for Adapter {
 }
 
 impl Adapter {
+    /// Memory that it takes.
+    pub fn bytes(&self) -> u64 {
+        self.inner.bytes
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.inner.id
     }
@@ -68,7 +79,7 @@ impl Adapter {
 /// Whether a file says of itself that it is an adapter, and so no model. Blocks,
 /// shortly: adapters say so near their beginning.
 pub fn is_adapter(path: &Path) -> bool {
-    gguf::is_adapter(path)
+    check::is_adapter(path)
 }
 
 /// The adapters of one model.
@@ -99,8 +110,12 @@ impl Adapters {
         }
     }
 
-    /// The adapter of a file, loaded if it is not. Blocks.
-    pub(crate) fn get(&self, path: &Path) -> Result<Adapter, AdapterError> {
+    /// The adapter of a file, loaded if it is not and if there is room for it. Blocks.
+    pub(crate) fn get<E: From<AdapterError>>(
+        &self,
+        path: &Path,
+        room: impl FnOnce(u64, &mut dyn FnMut() -> bool) -> Result<AdapterRoom, E>,
+    ) -> Result<Adapter, E> {
         let stamp = Stamp::of(path)?;
         if let Some(adapter) = self.shelf().get(path, stamp) {
             return Ok(adapter);
@@ -109,17 +124,27 @@ impl Adapters {
         if let Some(adapter) = self.shelf().get(path, stamp) {
             return Ok(adapter);
         }
-        check::file(path, &self.architecture, self.n_expert)?;
+        let bytes = check::file(path, &self.architecture, self.n_expert)?;
         let removed = self.shelf().make_room(Adapter::is_used)?;
         // Freeing takes a while, and waits for a step that reads the list.
         drop(removed);
+        let room = room(bytes, &mut || self.spare())?;
         let raw = ffi::Adapter::load(&self.model, &self.lock, path)
             .map_err(|reason| AdapterError::Refused { reason })?;
         let id = IDS.fetch_add(1, Ordering::Relaxed);
-        let adapter = Adapter { inner: Arc::new(Inner { id, raw: Arc::new(raw) }) };
+        let inner = Inner { id, bytes, raw: Arc::new(raw), _room: room };
+        let adapter = Adapter { inner: Arc::new(inner) };
         self.shelf().insert(path, stamp, adapter.clone());
-        tracing::info!(adapter = %path.display(), "adapter loaded");
+        tracing::info!(adapter = %path.display(), bytes, "adapter loaded");
         Ok(adapter)
+    }
+
+    /// Lets go of the adapter that nobody has used for longest; false if all that are
+    /// kept are in use.
+    fn spare(&self) -> bool {
+        // Freed when the lock is not held any more.
+        let spared = self.shelf().take_unused(Adapter::is_used);
+        spared.is_some()
     }
 
     /// Whether an adapter was loaded for this model.

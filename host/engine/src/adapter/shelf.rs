@@ -61,13 +61,17 @@ impl<A: Clone> Shelf<A> {
         }
         let mut removed = Vec::new();
         while self.kept.len() >= self.max {
-            let unused = self.kept.iter().enumerate().filter(|(_, kept)| !in_use(&kept.adapter));
-            let Some((at, _)) = unused.min_by_key(|(_, kept)| kept.used) else {
-                return Err(AdapterError::Full { max: self.max });
-            };
-            removed.push(self.kept.swap_remove(at).adapter);
+            let oldest = self.take_unused(&in_use);
+            removed.push(oldest.ok_or(AdapterError::Full { max: self.max })?);
         }
         Ok(removed)
+    }
+
+    /// Takes out the one used longest ago of those that are not in use.
+    pub(super) fn take_unused(&mut self, in_use: impl Fn(&A) -> bool) -> Option<A> {
+        let unused = self.kept.iter().enumerate().filter(|(_, kept)| !in_use(&kept.adapter));
+        let (at, _) = unused.min_by_key(|(_, kept)| kept.used)?;
+        Some(self.kept.swap_remove(at).adapter)
     }
 
     /// Adds one for which there is room, in place of an older version of its file:
@@ -115,6 +119,18 @@ mod tests {
         assert!(matches!(full, Err(AdapterError::Full { max: 2 })), "{full:?}");
         // Nothing was taken out for nothing.
         assert!(shelf.get(Path::new("a"), STAMP).is_some());
+        assert!(shelf.get(Path::new("b"), STAMP).is_some());
+    }
+
+    #[test]
+    fn unused_ones_are_taken_one_by_one() {
+        let mut shelf = Shelf::new(3);
+        for name in ["a", "b", "c"] {
+            add(&mut shelf, name);
+        }
+        let in_use = |name: &&str| *name == "b";
+        let taken: Vec<_> = std::iter::from_fn(|| shelf.take_unused(in_use)).collect();
+        assert_eq!(taken, ["a", "c"]);
         assert!(shelf.get(Path::new("b"), STAMP).is_some());
     }
 

@@ -15,6 +15,9 @@ use super::gbnf_check::{check_left_recursion, check_size};
 use crate::config::ConstraintLimits;
 use crate::error::ConstraintError;
 
+/// Of a rule's name, so much is repeated in an error.
+const MAX_SHOWN: usize = 64;
+
 /// A grammar: rules by number; rule 0 is `root`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Grammar {
@@ -67,7 +70,8 @@ pub(crate) fn parse(text: &str, limits: &ConstraintLimits) -> Result<Grammar, Co
     let mut rules = Vec::with_capacity(parser.rules.len());
     let mut is_group = Vec::with_capacity(parser.rules.len());
     for (name, rule) in parser.rules {
-        let rule = rule.ok_or_else(|| error(format!("undefined rule \"{name}\"")))?;
+        let shown = || name.chars().take(MAX_SHOWN).collect::<String>();
+        let rule = rule.ok_or_else(|| error(format!("undefined rule \"{}\"", shown())))?;
         rules.push(rule);
         is_group.push(name.is_empty());
     }

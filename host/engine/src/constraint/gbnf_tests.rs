@@ -31,6 +31,10 @@ fn grammars_are_read() {
 fn errors_say_where() {
     assert_eq!(refusal(""), "grammar: undefined rule \"root\"");
     assert_eq!(refusal("root ::= x"), "grammar: undefined rule \"x\"");
+    assert_eq!(
+        refusal(&format!("root ::= {}", "x".repeat(60_000))),
+        format!("grammar: undefined rule \"{}\"", "x".repeat(64))
+    );
     assert_eq!(refusal("root = x"), "grammar: line 1, column 6: expected ::=");
     assert_eq!(refusal("root ::= \"x"), "grammar: unexpected end");
     assert_eq!(refusal("root ::= \n  ( \"x\""), "grammar: line 2, column 8: expected )");

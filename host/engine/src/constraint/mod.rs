@@ -3,13 +3,14 @@
 //! Both kinds of constraint end in one matcher of llguidance, which parses in
 //! polynomial time and has limits of its own; llama.cpp's grammar code is never
 //! given a client's grammar. [`gbnf`] reads grammars, [`gbnf_check`] refuses
-//! costly ones, [`lark`] rewrites the rest, and [`matcher`] is what sampling
-//! asks. Whether a client may set a constraint at all is the worker's decision.
+//! costly ones, [`lark`] rewrites the rest; [`schema_check`] refuses costly schemas;
+//! and [`matcher`] is what sampling asks. Whether a client may set a constraint at all is the worker's decision.
 
 mod gbnf;
 mod gbnf_check;
 mod lark;
 pub(crate) mod matcher;
+mod schema_check;
 
 use std::fmt;
 use std::sync::Arc;
@@ -158,6 +159,7 @@ impl Compiler {
         if depth(&schema) > self.limits.max_depth {
             return Err(limit("nesting", self.limits.max_depth));
         }
+        schema_check::check(&schema, &self.limits)?;
         let Some(members) = schema.as_object_mut() else {
             return Err(ConstraintError::Schema("must be an object".to_string()));
         };

@@ -7,6 +7,10 @@ use super::budget::content_budget;
 use super::{Encode, Prompt, PromptLimits};
 use crate::error::PromptError;
 
+/// Most bytes of all the separators of an input. With a long one between very many
+/// elements, a small request would be a text of gigabytes.
+const MAX_SEPARATORS: usize = 4 * 1024 * 1024;
+
 /// The parts of [`super::Content::Completion`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Completion<'a> {
@@ -38,6 +42,11 @@ pub(crate) fn prepare(
             tokenizer.encode(text, limits.parse_special)
         }
     };
+
+    let separators = content.separator.len().saturating_mul(content.input.len().saturating_sub(1));
+    if separators > MAX_SEPARATORS {
+        return Err(PromptError::Separators { bytes: separators, limit: MAX_SEPARATORS });
+    }
 
     let mut tokens: Vec<u32> = tokenizer.leading_bos().into_iter().collect();
     tokens.extend(encode(content.system)?);

@@ -17,6 +17,7 @@
 //! counts only if they changed nothing; otherwise the control tokens that were not
 //! broken are all that is known to be the template's.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use aho_corasick::AhoCorasick;
@@ -66,8 +67,18 @@ pub(crate) fn encode_pieces(
     parsed: impl Fn(&Range<usize>) -> bool,
 ) -> Result<Vec<u32>, PromptError> {
     let mut tokens = Vec::new();
+    // A message that is full of control tokens' texts has the same pieces over and
+    // over, and tokenizing one costs more by the call than by its length.
+    let mut known: HashMap<(&str, bool), Range<usize>> = HashMap::new();
     for piece in pieces(text, cuts) {
-        tokens.extend(tokenizer.encode(&text[piece.clone()], parsed(&piece))?);
+        let key = (&text[piece.clone()], parsed(&piece));
+        if let Some(same) = known.get(&key) {
+            tokens.extend_from_within(same.clone());
+            continue;
+        }
+        let from = tokens.len();
+        tokens.extend(tokenizer.encode(key.0, key.1)?);
+        known.insert(key, from..tokens.len());
     }
     Ok(tokens)
 }

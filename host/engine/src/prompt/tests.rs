@@ -142,6 +142,24 @@ fn separator_counts_to_the_element_before() {
 }
 
 #[test]
+fn separators_do_not_grow_without_bound() {
+    let with = |bytes: usize, elements: usize| {
+        let (input, separator) = (vec![String::new(); elements], " ".repeat(bytes));
+        let content =
+            Completion { system: "S", instructions: "", input: &input, separator: &separator };
+        completion::prepare(&PLAIN, content, &limits(64))
+    };
+    let limit = 4 << 20;
+    assert!(with(1 << 20, 5).is_ok());
+    let bytes = 5 << 20;
+    assert_eq!(with(1 << 20, 6), Err(PromptError::Separators { bytes, limit }));
+    // Gigabytes, if they were written out.
+    let bytes = 300_000 * 199_999;
+    assert_eq!(with(300_000, 200_000), Err(PromptError::Separators { bytes, limit }));
+    assert!(with(8 << 20, 1).is_ok(), "nothing is separated");
+}
+
+#[test]
 fn control_text_needs_permission() {
     let with = |parse_special| {
         let limits = PromptLimits { parse_special, ..limits(100) };

@@ -39,7 +39,11 @@ pub(crate) fn check(options: &Sampling, tokens: &Tokens) -> Result<(), SubmitErr
     }
     for (token, bias) in &options.logit_bias {
         if *token >= tokens.n_vocab {
-            return Err(SubmitError::InvalidToken { token: *token, n_vocab: tokens.n_vocab });
+            let n_vocab = tokens.n_vocab;
+            return wrong(
+                "logit_bias",
+                &format!("token {token} is not in the vocabulary of {n_vocab} tokens"),
+            );
         }
         if bias.is_nan() || *bias == f32::INFINITY {
             return wrong("logit_bias", "must be a number");

@@ -1,9 +1,10 @@
 //! LoRA adapters with the real model: their effect, what is kept, what is refused.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use llamero_engine::{Adapter, AdapterError, Job, Model, SubmitError, is_adapter};
+use llamero_engine::{Adapter, AdapterError, AdapterRoom, Job, Model, SubmitError, is_adapter};
 use tempfile::TempDir;
 
 use crate::lora_file::{LoraFile, Tensor};
@@ -138,6 +139,49 @@ fn so_many_are_kept_and_no_more() {
 
     let none = own(|c| c.max_adapters = 0);
     assert!(matches!(none.adapter(&one), Err(AdapterError::Off)));
+}
+
+/// Room for one adapter at a time, by the count of its holders.
+fn for_one(
+    taken: &Arc<()>,
+    bytes: u64,
+    spare: &mut dyn FnMut() -> bool,
+) -> Result<AdapterRoom, AdapterError> {
+    let values: usize = LoraFile::new(1).tensors.iter().map(|tensor| tensor.values.len()).sum();
+    assert_eq!(bytes, values as u64 * 4);
+    while Arc::strong_count(taken) > 1 {
+        if !spare() {
+            return Err(AdapterError::Off);
+        }
+    }
+    Ok(Box::new(Arc::clone(taken)))
+}
+
+#[test]
+fn room_is_asked_for_and_kept_as_long_as_the_adapter() {
+    let _alone = alone();
+    let (folder, model) = (Folder::new(), own(|_| {}));
+    let (one, two) = (folder.lora(1), folder.lora(2));
+    let taken = Arc::new(());
+    let load = |path: &Path| model.adapter_within(path, |n, spare| for_one(&taken, n, spare));
+    let held = load(&one).unwrap();
+    assert!(load(&one).is_ok(), "nothing is asked for what is loaded");
+    assert!(load(&two).is_err(), "the first one is in use");
+    // A job that runs holds it as well.
+    let job = Job { max_tokens: 200, ..long("Once upon a time") };
+    let generation = model.submit(with(&job, &[(&held, 1.0)])).unwrap();
+    drop(held);
+    assert!(load(&two).is_err());
+    generation.cancel();
+    block_on(collect(generation));
+    crate::support::wait("the job's adapter", || load(&two).is_ok());
+    assert_eq!(Arc::strong_count(&taken), 2, "one is kept");
+    // A file that is refused keeps no room, and one without room is not loaded.
+    let cut = LoraFile::new(3).bytes();
+    assert!(load(&folder.file("cut.gguf", &cut[..cut.len() / 2])).is_err());
+    assert_eq!(Arc::strong_count(&taken), 2);
+    drop(model);
+    crate::support::wait("the end of the model", || Arc::strong_count(&taken) == 1);
 }
 
 #[test]

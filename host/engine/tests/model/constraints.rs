@@ -212,6 +212,25 @@ fn hostile_schemas_are_errors() {
         assert!(error.starts_with("json_schema: "), "{shown}: {error}");
         assert!(error.len() < 500, "{shown}: {error}");
     }
+    // A few KiB that would be gigabytes, or take hours.
+    let members = |n: usize| (0..n).map(|n| format!("\"{n}\":{{}},")).collect::<String>();
+    for text in [
+        format!(
+            "{{\"properties\":{{{}\"z\":{{}}}},\"anyOf\":[{}{{}}]}}",
+            members(3000),
+            "{},".repeat(8000)
+        ),
+        format!("{{\"patternProperties\":{{{}\"z\":{{}}}}}}", members(4000)),
+        format!(
+            "{{\"properties\":{{{}\"z\":{{}}}},\"minProperties\":1,\"additionalProperties\":false}}",
+            members(4000)
+        ),
+    ] {
+        assert_eq!(
+            schema(&text).map(|_| ()).unwrap_err().to_string(),
+            "json_schema: size written out exceeds the limit of 100000"
+        );
+    }
     let large = format!("{{\"enum\":[{}\"x\"]}}", "\"0123456789\",".repeat(6000));
     assert_eq!(
         schema(&large).map(|_| ()).unwrap_err().to_string(),

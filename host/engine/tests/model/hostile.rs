@@ -38,6 +38,27 @@ fn long_texts_are_tokenized() {
 }
 
 #[test]
+fn very_many_control_tokens_have_their_tokens() {
+    let tokenizer = model().tokenizer();
+    // More than a hundred thousand, for which llama.cpp alone takes minutes.
+    for text in ["<|im_start|>", "<|im_start|>a b<|im_end|>\n", " x<|endoftext|>"] {
+        let once = tokenizer.encode(text, true).unwrap();
+        let n = (1 << 20) / text.len();
+        let all = tokenizer.encode(&text.repeat(n), true).unwrap();
+        assert!(all == once.repeat(n), "{text:?}: {} tokens", all.len());
+    }
+}
+
+#[test]
+fn very_many_messages_are_truncated() {
+    let message = |n| ChatMessage { role: "user".to_string(), content: format!("{n}") };
+    let messages = (0..40_000).map(message).collect();
+    let prompt = model().prepare(&Content::Chat { messages }, &PromptLimits::default()).unwrap();
+    assert!(prompt.tokens.len() < 2048 && prompt.truncated_tokens > 100_000);
+    assert!(prompt.text.contains("39999<|im_end|>"), "the last one stays");
+}
+
+#[test]
 fn long_content_is_truncated_or_refused() {
     let completion = |system: &str, input: Vec<String>| {
         let content = Content::Completion {

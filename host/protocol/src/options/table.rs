@@ -174,7 +174,9 @@ const fn float(min: f32, max: f32, set: fn(&mut ResolvedOptions, f32)) -> Kind {
 /// The casts in it cannot lose anything: the range beside each has been checked
 /// when the function runs. Ranges that the meaning of an option gives
 /// (probabilities, versions, counts) are as narrow as it; the others only keep
-/// the sampler's arithmetic finite.
+/// the sampler's arithmetic finite. So a `repeat_penalty` of 0 is refused: logits are
+/// divided by it, which llama.cpp does without a word, so that nothing but tokens seen
+/// recently would come. It means "off" nowhere, that is 1.
 pub static OPTIONS: &[OptionSpec] = &[
     OptionSpec::init(
         "model",
@@ -192,7 +194,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         "repeat_penalty",
         Float(1.1),
         float(1e-3, 1e3, |o, v| o.repeat_penalty = v),
-        "Penalty on tokens seen recently; 1.0 turns it off, above 1.0 repeats less.",
+        "Penalty on tokens seen recently; 1.0 turns it off, above 1.0 repeats less, 0 is no value.",
     ),
     OptionSpec::listed(
         "temperature",

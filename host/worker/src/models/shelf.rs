@@ -5,7 +5,8 @@
 //! The shelf also keeps the books of memory. A model counts from the moment a load
 //! is promised its room until the store says that it is [gone](Shelf::gone): a
 //! replaced model that still serves its jobs, or that is being freed just now,
-//! takes as much memory as any other.
+//! takes as much memory as any other. Adapters count as parts of their model, one by
+//! one, because they come and go while it stays.
 
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ struct Entry<M> {
     id: Id,
     name: String,
     n_ctx: u32,
+    /// With those of its adapters.
     bytes: u64,
     model: M,
     leases: usize,
@@ -150,6 +152,42 @@ impl<M: Clone> Shelf<M> {
         (Room::Promised, released)
     }
 
+    /// Counts an adapter as a part of a model, if there is room for it. It counts
+    /// until [`Self::remove_adapter`], or until its model is gone.
+    pub fn add_adapter(&mut self, id: Id, bytes: u64) -> bool {
+        let is_beyond = |budget: u64| self.used().saturating_add(bytes) > budget;
+        if self.limits.budget.is_some_and(is_beyond) {
+            return false;
+        }
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
+            entry.bytes = entry.bytes.saturating_add(bytes);
+        }
+        true
+    }
+
+    /// Takes an adapter off the books, which has been freed.
+    pub fn remove_adapter(&mut self, id: Id, bytes: u64) {
+        let loaded = self.entries.iter_mut().map(|entry| (entry.id, &mut entry.bytes));
+        let leaving = self.leaving.iter_mut().map(|(id, bytes)| (*id, bytes));
+        if let Some((_, all)) = loaded.chain(leaving).find(|(of, _)| *of == id) {
+            *all = all.saturating_sub(bytes);
+        }
+    }
+
+    /// Makes room for an adapter by models that nobody uses, the one used longest ago
+    /// first. Whether there will be enough when they are gone: if not, nothing is
+    /// changed. Unlike a load, an adapter does not wait for jobs, because its own one
+    /// holds a model.
+    pub fn make_adapter_room(&mut self, bytes: u64) -> (bool, Vec<Released<M>>) {
+        let Some(budget) = self.limits.budget else { return (true, Vec::new()) };
+        let used = self.entries.iter().filter(|entry| entry.leases > 0).map(|entry| entry.bytes);
+        let stays = used.fold(self.promised, u64::saturating_add);
+        if stays.saturating_add(bytes) > budget {
+            return (false, Vec::new());
+        }
+        (true, self.retire_beyond(budget - bytes - self.promised))
+    }
+
     /// Ends a load, or the wait for its room: what was closed for it is open again.
     pub fn give_up(&mut self) {
         self.promised = 0;
@@ -192,7 +230,9 @@ impl<M: Clone> Shelf<M> {
         });
         self.retire_surplus(id);
         let mut released = self.take_unused();
-        released.extend(self.retire_beyond_budget());
+        if let Some(budget) = self.limits.budget {
+            released.extend(self.retire_beyond(budget));
+        }
         (id, released)
     }
 
@@ -257,14 +297,13 @@ impl<M: Clone> Shelf<M> {
     }
 
     /// Retires models that nobody uses, the one used longest ago first, until
-    /// those that are not being freed are within the budget.
-    fn retire_beyond_budget(&mut self) -> Vec<Released<M>> {
-        let Some(budget) = self.limits.budget else { return Vec::new() };
+    /// those that are not being freed take no more than this.
+    fn retire_beyond(&mut self, bytes: u64) -> Vec<Released<M>> {
         let mut kept = self.entries.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add);
         let mut unused: Vec<_> = self.entries.iter_mut().filter(|e| e.leases == 0).collect();
         unused.sort_by_key(|entry| entry.last_used);
         for entry in unused {
-            if kept <= budget {
+            if kept <= bytes {
                 break;
             }
             kept = kept.saturating_sub(entry.bytes);

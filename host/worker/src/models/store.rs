@@ -26,19 +26,22 @@
 //! begins when there is room: models that nobody uses go for it at once, and if
 //! they are not enough, it waits for the jobs of others, which take no new ones
 //! meanwhile (*closed*). So no job that waits for a model may hold another one.
+//! Adapters, which [`adapters`] loads for jobs, count as well.
+
+mod adapters;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use llamero_engine::{Adapter, LoadError, MAX_JOB_ADAPTERS, MemorySize, Model, ModelConfig};
+use llamero_engine::{LoadError, MAX_JOB_ADAPTERS, MemorySize, Model, ModelConfig};
 use llamero_protocol::{InitOptions, MAX_LORAS, check_model_name};
 use tokio::sync::{Notify, watch};
 
 use super::dir;
 use super::shelf::{self, Limits, Released, Room, Shelf};
-use super::types::{AdapterCause, AdapterFailure, LoadEvent, LoadProgress, ModelError};
+use super::types::{LoadEvent, LoadProgress, ModelError};
 use crate::settings::ModelSettings;
 
 const _: () = assert!(MAX_LORAS <= MAX_JOB_ADAPTERS, "the engine takes what clients may send");
@@ -492,43 +495,6 @@ impl Lease {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.hold.model
-    }
-
-    /// Adapters of the models folder for this model, by name and with their scales.
-    /// Those that are not loaded are loaded away from the tasks that serve the
-    /// network. They stay loaded while what is returned lives.
-    ///
-    /// # Errors
-    /// [`AdapterFailure`] names the one at fault.
-    pub async fn adapters(
-        &self,
-        wanted: &[(String, f32)],
-    ) -> Result<Vec<(Adapter, f32)>, AdapterFailure> {
-        let Some((first, _)) = wanted.first() else { return Ok(Vec::new()) };
-        let failure = |name: &str, cause| AdapterFailure { name: name.to_owned(), cause };
-        let settings = self.hold.store.config.settings.clone();
-        let max = settings.max_adapters;
-        if let Some((name, _)) = wanted.get(max).filter(|_| max > 0) {
-            return Err(failure(name, AdapterCause::TooMany { max }));
-        }
-        let (model, names) = (self.hold.model.clone(), wanted.to_vec());
-        let load = move || {
-            let load = |name: &str| -> Result<Adapter, AdapterCause> {
-                let path = dir::file(&settings.dir, name, settings.follow_links)
-                    .ok_or(AdapterCause::Missing)?;
-                Ok(model.adapter(&path)?)
-            };
-            names
-                .iter()
-                .map(|(name, scale)| match load(name) {
-                    Ok(adapter) => Ok((adapter, *scale)),
-                    Err(cause) => Err(failure(name, cause)),
-                })
-                .collect()
-        };
-        tokio::task::spawn_blocking(load)
-            .await
-            .unwrap_or_else(|_| Err(failure(first, AdapterCause::Panicked)))
     }
 
     /// The context limit of the job that holds the lease, in tokens.

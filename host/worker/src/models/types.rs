@@ -128,6 +128,24 @@ pub enum AdapterCause {
         /// The setting `max_adapters`.
         max: usize,
     },
+    /// With its model and the request's other adapters it takes more memory than all
+    /// models may take together.
+    #[error(
+        "needs {} MiB beside the {} MiB of its model and of other adapters in the request, but \
+         models_ram_mib is {}",
+        mib(*bytes), mib(*beside), budget >> 20
+    )]
+    TooLarge {
+        /// What it takes.
+        bytes: u64,
+        /// What those take that it needs to be of use.
+        beside: u64,
+        /// What there is.
+        budget: u64,
+    },
+    /// What others use leaves no memory for it.
+    #[error("has no room beside what is in use")]
+    NoRoom,
     /// The engine refused it.
     #[error("{0}")]
     Engine(#[from] AdapterError),

@@ -83,6 +83,10 @@ fn every_prompt_error_is_code_7() {
             "context size 2 is larger than the 1 tokens the model was loaded with",
         ),
         (PromptError::Tokenizer("no".into()), "tokenizer: no"),
+        (
+            PromptError::Separators { bytes: 9, limit: 8 },
+            "option input_separator: would be 9 bytes between all elements, more than 8",
+        ),
     ] {
         check(&prompt(&error), 7, text);
     }
@@ -150,6 +154,11 @@ fn every_adapter_error_is_code_7_or_6() {
             failure(AdapterCause::TooMany { max: 2 }),
             "option lora: \"a.gguf\" is one too many: this worker keeps 2 adapters loaded",
         ),
+        (
+            failure(AdapterCause::TooLarge { bytes: 1, beside: 250 << 20, budget: 250 << 20 }),
+            "option lora: \"a.gguf\" needs 1 MiB beside the 250 MiB of its model and of other \
+             adapters in the request, but models_ram_mib is 250",
+        ),
         (failure(AdapterCause::Panicked), "option lora: \"a.gguf\" cannot be loaded"),
         (engine(AdapterError::Io(io())), "option lora: \"a.gguf\" cannot be read"),
         (engine(AdapterError::NotAnAdapter), "option lora: \"a.gguf\" is not an adapter"),
@@ -173,6 +182,7 @@ fn every_adapter_error_is_code_7_or_6() {
         check(&adapter(&failure), 7, text);
     }
     check(&adapter(&engine(AdapterError::Full { max: 8 })), 6, "worker busy");
+    check(&adapter(&failure(AdapterCause::NoRoom)), 6, "worker busy");
 }
 
 #[test]

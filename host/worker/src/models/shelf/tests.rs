@@ -274,6 +274,55 @@ fn a_model_that_is_larger_than_estimated_drives_others_out() {
     assert_eq!(shelf.get("d"), Some("d"));
 }
 
+#[test]
+fn adapters_count_as_parts_of_their_model() {
+    let mut shelf = within(30);
+    add(&mut shelf, 0, "a", 1, "a");
+    let id = lease(&mut shelf, 1, "a", 1);
+    assert!(shelf.add_adapter(id, 15));
+    assert_eq!(shelf.used(), 25);
+    assert!(!shelf.add_adapter(id, 6), "beyond the budget");
+    // The model goes with its adapters, and counts as long as they do.
+    assert_eq!(make_room(&mut shelf, "b", 10), (Room::Later, vec![]));
+    let released = shelf.give_back(s(2), id);
+    assert_eq!(shelf.used(), 25);
+    shelf.remove_adapter(id, 15);
+    assert_eq!(shelf.used(), 10);
+    assert_eq!(freed(&mut shelf, released), ["a"]);
+    assert_eq!(shelf.used(), 0);
+    // One that is freed later than its model is off the books already.
+    shelf.remove_adapter(id, 15);
+    assert_eq!(shelf.used(), 0);
+}
+
+#[test]
+fn unused_models_make_room_for_an_adapter() {
+    let mut shelf = within(40);
+    for (at, name) in [(0, "a"), (1, "b"), (2, "c")] {
+        add(&mut shelf, at, name, 1, name);
+    }
+    let id = lease(&mut shelf, 3, "a", 1);
+    let (is_enough, released) = shelf.make_adapter_room(31);
+    assert!(!is_enough && released.is_empty(), "the model itself stays");
+    let (is_enough, released) = shelf.make_adapter_room(15);
+    assert!(is_enough);
+    assert!(!shelf.add_adapter(id, 15), "it is not gone yet");
+    assert_eq!(freed(&mut shelf, released), ["b"]);
+    assert!(shelf.add_adapter(id, 15));
+    // What is promised to a load is not given away.
+    assert_eq!(make_room(&mut shelf, "d", 5).0, Room::Promised);
+    assert!(!shelf.make_adapter_room(11).0);
+    assert!(shelf.make_adapter_room(10).0);
+}
+
+#[test]
+fn without_a_budget_there_is_room_for_every_adapter() {
+    let mut shelf = shelf(1);
+    add(&mut shelf, 0, "a", 1, "a");
+    let id = lease(&mut shelf, 1, "a", 1);
+    assert!(shelf.add_adapter(id, u64::MAX) && shelf.add_adapter(id, u64::MAX));
+}
+
 /// What the random runs do next. Numbers are picked out of what exists.
 #[derive(Debug, Clone)]
 enum Op {
@@ -285,6 +334,8 @@ enum Op {
     GiveUp,
     Gone(usize),
     Wait(u64),
+    Adapt(usize, u64),
+    Unadapt(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -297,6 +348,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::GiveUp),
         5 => any::<usize>().prop_map(Op::Gone),
         3 => (0u64..8).prop_map(Op::Wait),
+        3 => (any::<usize>(), 1u64..5).prop_map(|(pick, bytes)| Op::Adapt(pick, bytes)),
+        2 => any::<usize>().prop_map(Op::Unadapt),
     ]
 }
 
@@ -309,7 +362,9 @@ const MAX_READY: usize = 3;
 struct Book {
     id: Id,
     name: String,
+    /// With its adapters.
     bytes: u64,
+    adapters: Vec<u64>,
     leases: usize,
     last_used: u64,
     is_leaving: bool,
@@ -338,6 +393,12 @@ impl World {
         self.books.iter_mut().find(|book| book.id == id).unwrap()
     }
 
+    fn pick(&self, pick: usize, wanted: impl Fn(&Book) -> bool) -> Option<Id> {
+        let all: Vec<Id> =
+            self.books.iter().filter(|book| wanted(book)).map(|book| book.id).collect();
+        all.get(pick % all.len().max(1)).copied()
+    }
+
     fn idle(&self) -> impl Iterator<Item = &Book> {
         self.books.iter().filter(|book| book.leases == 0 && !book.is_leaving)
     }
@@ -356,10 +417,8 @@ impl World {
         match op {
             Op::Lease(name) => self.lease(&format!("m{name}")),
             Op::GiveBack(pick) => {
-                let leased: Vec<Id> =
-                    self.books.iter().filter(|book| book.leases > 0).map(|book| book.id).collect();
-                if let Some(id) = leased.get(pick % leased.len().max(1)) {
-                    self.give_back(*id);
+                if let Some(id) = self.pick(*pick, |book| book.leases > 0) {
+                    self.give_back(id);
                 }
             }
             Op::Want(name, need) if self.load.is_none() => {
@@ -373,10 +432,18 @@ impl World {
                 self.load = None;
             }
             Op::Gone(pick) => {
-                let leaving: Vec<Id> =
-                    self.books.iter().filter(|book| book.is_leaving).map(|book| book.id).collect();
-                if let Some(id) = leaving.get(pick % leaving.len().max(1)) {
-                    self.gone(*id);
+                if let Some(id) = self.pick(*pick, |book| book.is_leaving) {
+                    self.gone(id);
+                }
+            }
+            Op::Adapt(pick, bytes) => {
+                if let Some(id) = self.pick(*pick, |book| book.leases > 0) {
+                    self.adapt(id, *bytes);
+                }
+            }
+            Op::Unadapt(pick) => {
+                if let Some(id) = self.pick(*pick, |book| !book.adapters.is_empty()) {
+                    self.unadapt(id);
                 }
             }
             Op::Wait(seconds) => {
@@ -405,6 +472,37 @@ impl World {
         book.leases -= 1;
         book.last_used = now;
         self.released(released);
+    }
+
+    /// Loads an adapter if there is room for it, or else makes room.
+    fn adapt(&mut self, id: Id, bytes: u64) {
+        let before = self.shelf.used();
+        if self.shelf.add_adapter(id, bytes) {
+            assert!(before + bytes <= BUDGET);
+            let book = self.book(id);
+            book.bytes += bytes;
+            book.adapters.push(bytes);
+            return;
+        }
+        assert!(before + bytes > BUDGET);
+        let (is_enough, released) = self.shelf.make_adapter_room(bytes);
+        let ids = self.released(released);
+        assert!(is_enough || ids.is_empty(), "nothing goes for nothing");
+        let stays: u64 =
+            self.books.iter().filter(|book| !book.is_leaving).map(|book| book.bytes).sum();
+        let is_room = stays + self.promised() + bytes <= BUDGET;
+        assert_eq!(is_enough, is_room, "{self:?}");
+    }
+
+    fn unadapt(&mut self, id: Id) {
+        let book = self.book(id);
+        let Some(bytes) = book.adapters.pop() else { return };
+        book.bytes -= bytes;
+        self.shelf.remove_adapter(id, bytes);
+    }
+
+    fn promised(&self) -> u64 {
+        self.load.as_ref().map_or(0, |(_, need, promised)| if *promised { *need } else { 0 })
     }
 
     fn gone(&mut self, id: Id) {
@@ -442,8 +540,15 @@ impl World {
         self.excess += excess;
         let model = self.shelf.next_id;
         let (id, released) = self.shelf.admit(s(self.now), &name, 1, bytes, model);
-        let book = Book { id, name, bytes, leases: 1, last_used: self.now, is_leaving: false };
-        self.books.push(book);
+        self.books.push(Book {
+            id,
+            name,
+            bytes,
+            adapters: Vec::new(),
+            leases: 1,
+            last_used: self.now,
+            is_leaving: false,
+        });
         self.released(released);
     }
 
@@ -458,7 +563,7 @@ impl World {
     }
 
     fn check(&self) {
-        let promised = self.load.as_ref().map_or(0, |(_, need, p)| if *p { *need } else { 0 });
+        let promised = self.promised();
         let booked: u64 = self.books.iter().map(|book| book.bytes).sum();
         assert_eq!(self.shelf.used(), booked + promised);
         assert!(booked + promised <= BUDGET + self.excess);
