@@ -106,6 +106,11 @@ bench-engine: build model ## Measure the worker against llama-server; write docs
 	@LLAMA_SERVER_BIN="$$(scripts/llama-server)"; export LLAMA_SERVER_BIN; \
 	$(CARGO) bench --locked --workspace --bench engine -- $(ARGS)
 
+# Rounds: make bench-builds ROUNDS=3
+.PHONY: bench-builds
+bench-builds: setup model ## Measure compilers and thread settings of llama.cpp; write docs/benchmarks-builds.md.
+	@scripts/bench-builds $(ROUNDS)
+
 .PHONY: fmt
 fmt: ## Format the code.
 	@$(CARGO) fmt --all

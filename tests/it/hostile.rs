@@ -402,7 +402,7 @@ fn prompts() -> Vec<Case> {
         special("<|im_start|>".to_owned()),
         special("<|endoftext|>".to_owned()),
         special("<|im_end|>".repeat(100)),
-        special("<|im_end|>".repeat(MEGABYTE / 10)),
+        special("<|im_end|>".repeat(MEGABYTE / 20)),
         // As much as a message holds: cut where it may be, refused where it may not.
         Case::predict(chat(user(&"x".repeat(MEGABYTE))), Error(7)),
         Case::predict(chat(user(&"<|im_end|>".repeat(MEGABYTE / 10))), Error(7)),
@@ -410,14 +410,14 @@ fn prompts() -> Vec<Case> {
         Case::options(json!({"instructions": "x".repeat(MEGABYTE)}), Error(7)),
         // Very many.
         Case::predict(json!({"input": vec!["a"; 200_000]}), Answer),
-        Case::predict(json!({"messages": vec![json!({"role": "user"}); 30_000]}), Answer),
-        Case::predict(json!({"messages": vec![json!({"role": "system"}); 15_000]}), Error(7)),
+        Case::predict(json!({"messages": vec![json!({"role": "user"}); 3000]}), Answer),
+        Case::predict(json!({"messages": vec![json!({"role": "system"}); 3000]}), Error(7)),
         // Gigabytes, if they were put together.
         Case::predict(separated, Error(7)),
     ];
-    for text in ["a", " ", "\n", "1", "ß", "🦙", "'s"] {
-        let written = json!(text).to_string().len() - 2;
-        let long = text.repeat(MEGABYTE / written);
+    cases.push(Case::predict(json!({"input": ["a".repeat(MEGABYTE)]}), Answer));
+    for text in [" ", "\n", "1", "ß", "🦙", "'s"] {
+        let long = text.repeat(MEGABYTE / 10 / text.len());
         cases.push(Case::predict(json!({"input": [long]}), Answer));
     }
     cases
@@ -483,7 +483,7 @@ async fn everything_is_answered_and_survived() {
         worker
             .flag("--queue", "1024")
             .env("llm_allow_grammar", "true")
-            .env("llm_ctx_size", "512")
+            .env("llm_ctx_size", "128")
             .env("llm_max_tokens", "4")
     });
     let client = bench.client().await;

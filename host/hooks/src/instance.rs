@@ -322,3 +322,20 @@ pub(crate) fn settle<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_longer_by_what_no_processor_was_free_for_but_not_endlessly() {
+        let wall = Duration::from_millis(250);
+        let budget = Budget::trial(wall, Duration::from_millis(50));
+        let longer = |starved| budget.ends(starved) - budget.deadline;
+        assert_eq!(longer(Duration::ZERO), Duration::ZERO);
+        assert_eq!(longer(wall / 5), wall / 5);
+        assert_eq!(longer(wall * STARVED_WALLS), wall * STARVED_WALLS);
+        assert_eq!(longer(wall * STARVED_WALLS * 10), wall * STARVED_WALLS);
+        assert_eq!(longer(Duration::MAX), wall * STARVED_WALLS);
+    }
+}
