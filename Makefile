@@ -18,7 +18,7 @@ export LLAMERO_TEST_PYTHON := $(CACHE)/venv/bin/python
 export PATH := $(PATH):/usr/sbin:$(CACHE)/venv/bin
 
 # The end-to-end tests wait for processes and the network more than they compute.
-TEST_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? n : 4)))
+TEST_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 8 ? n : 8)))
 
 CARGO := cargo
 PROFILE := --release --locked

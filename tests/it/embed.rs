@@ -167,10 +167,10 @@ async fn shutdown_lets_it_end() {
     let mut bench = Bench::start(|worker| worker.env("llm_shutdown_grace", "1h"));
     let client = bench.client().await;
     let mut exchange =
-        client.send(&json!({"job": "a", "embed": {"input": vec![words(100); 10]}})).await;
+        client.send(&json!({"job": "a", "embed": {"input": vec![words(100); 4]}})).await;
     received(&client).await;
     bench.worker.sigterm();
-    assert_eq!(vectors(&exchange.next().await.body).len(), 10);
+    assert_eq!(vectors(&exchange.next().await.body).len(), 4);
     assert_eq!(bench.worker.exit_code().await, 0);
 }
 
@@ -234,8 +234,8 @@ async fn models_are_replaced_and_unloaded_as_for_predictions() {
     .await;
     assert_same(&first, &of("a.gguf").await);
     // Not while its texts are computed, however long that takes.
-    let long = embed(&client, json!({"input": vec![words(200); 12], "model": "a.gguf"})).await;
-    assert_eq!(vectors(&long).len(), 12);
+    let long = embed(&client, json!({"input": vec![words(100); 4], "model": "a.gguf"})).await;
+    assert_eq!(vectors(&long).len(), 4);
     assert!(loads(&bench.worker) <= 5, "{}", loads(&bench.worker));
 }
 

@@ -1,7 +1,7 @@
 //! What a hostile client sends: payloads, schemas, grammars, options, prompts and texts
-//! to embed that are meant to hang, to crash or to fool a worker. One worker gets all of
-//! it, one after the other and then at once. Each gets a clear error or an honest answer,
-//! and the worker is the same process afterwards and has all its wits.
+//! to embed that are meant to hang, to crash or to fool a worker. It gets them one after the
+//! other, and at once. Each gets a clear error or an honest answer, and the worker is the
+//! same process afterwards and has all its wits.
 
 use serde_json::{Map, Value, json};
 
@@ -22,6 +22,7 @@ enum Expected {
 
 use Expected::{Answer, AnswerOr, Error};
 
+#[derive(Clone)]
 struct Case {
     payload: Vec<u8>,
     expected: Expected,
@@ -438,13 +439,6 @@ fn texts_to_embed() -> Vec<Case> {
     ]
 }
 
-fn everything() -> Vec<Case> {
-    [payloads(), schemas(), grammars(), options(), prompts(), texts_to_embed()]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
 #[track_caller]
 fn check(case: &Case, body: &Value) {
     let shown = case.shown();
@@ -467,43 +461,76 @@ fn check(case: &Case, body: &Value) {
     }
 }
 
-/// Asks something simple of which the answer is known.
-async fn assert_has_its_wits(client: &Client) {
-    let options = json!({"temperature": 0, "repeat_penalty": 1, "max_tokens": 8});
-    let plain = json!({"input": ["The capital of France is"], "options": options});
-    let output = client.output(plain).await;
-    assert!(output.contains("Paris"), "{output}");
-    client.assert_alive().await;
+/// A worker that is to survive what it is sent.
+struct Target {
+    bench: Bench,
+    client: Client,
+    process: u32,
+}
+
+impl Target {
+    async fn start() -> Self {
+        // Nothing here is about long outputs and prompts.
+        let bench = Bench::start(|worker| {
+            worker
+                .flag("--queue", "1024")
+                .env("llm_allow_grammar", "true")
+                .env("llm_ctx_size", "128")
+                .env("llm_max_tokens", "4")
+        });
+        let client = bench.client().await;
+        let process = bench.worker.id();
+        Self { bench, client, process }
+    }
+
+    /// It still answers something simple of which the answer is known.
+    async fn assert_survived(mut self) {
+        let options = json!({"temperature": 0, "repeat_penalty": 1, "max_tokens": 8});
+        let plain = json!({"input": ["The capital of France is"], "options": options});
+        let output = self.client.output(plain).await;
+        assert!(output.contains("Paris"), "{output}");
+        self.client.assert_alive().await;
+        assert!(self.bench.worker.is_running());
+        assert_eq!(self.bench.worker.id(), self.process);
+    }
+}
+
+/// To one worker, one after the other.
+async fn assert_each_is_survived(cases: Vec<Case>) {
+    let target = Target::start().await;
+    for case in cases {
+        let mut exchange = target.client.send_bytes(case.payload.clone()).await;
+        check(&case, &exchange.next().await.body);
+    }
+    target.assert_survived().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_answered_and_survived() {
-    // Nothing here is about long outputs and prompts.
-    let mut bench = Bench::start(|worker| {
-        worker
-            .flag("--queue", "1024")
-            .env("llm_allow_grammar", "true")
-            .env("llm_ctx_size", "128")
-            .env("llm_max_tokens", "4")
-    });
-    let client = bench.client().await;
-    let process = bench.worker.id();
-    for case in everything() {
-        let mut exchange = client.send_bytes(case.payload.clone()).await;
-        check(&case, &exchange.next().await.body);
-    }
-    assert_has_its_wits(&client).await;
-    // All at once, but for what is large: the server drops what does not fit into its
-    // buffers.
-    let cases: Vec<Case> =
-        everything().into_iter().filter(|case| case.payload.len() < 10_000).collect();
+async fn payloads_and_options_are_answered_and_survived() {
+    assert_each_is_survived([payloads(), options()].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_and_grammars_are_answered_and_survived() {
+    assert_each_is_survived([schemas(), grammars()].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_answered_and_survived() {
+    assert_each_is_survived([prompts(), texts_to_embed()].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_at_once_is_answered_and_survived() {
+    let all = [payloads(), schemas(), grammars(), options(), prompts(), texts_to_embed()].concat();
+    // What is large was sent alone: the server drops what does not fit into its buffers.
+    let cases: Vec<Case> = all.into_iter().filter(|case| case.payload.len() < 10_000).collect();
+    let target = Target::start().await;
     let payloads = cases.iter().map(|case| case.payload.clone()).collect();
-    let answers = flood(&client, payloads).await;
+    let answers = flood(&target.client, payloads).await;
     for (n, case) in cases.iter().enumerate() {
         assert_eq!(answers[&n].len(), 1, "{}", case.shown());
         check(case, &answers[&n][0]);
     }
-    assert_has_its_wits(&client).await;
-    assert!(bench.worker.is_running());
-    assert_eq!(bench.worker.id(), process);
+    target.assert_survived().await;
 }
