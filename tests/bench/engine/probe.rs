@@ -81,7 +81,7 @@ pub async fn gate(
 ) -> Result<Gate, String> {
     let (usual, tokens, out) = GATE;
     let setup = Setup::new(1, 512);
-    let worker = programs.start(&Contender::worker(), &setup).await?;
+    let worker = programs.start(&Contender::uncached(), &setup).await?;
     let server = programs.start(&Contender::server("-np 1 --cache-ram 0"), &setup).await?;
     let (worker, server) = (&worker.client("gate").await?, &server.client("gate").await?);
     let mut gate = Gate { prompts: prompts.unwrap_or(usual), equal: 0, difference: None };

@@ -56,6 +56,14 @@ impl Contender {
         Self { name: "Llamero".to_owned(), side: Side::Worker { settings: Vec::new() } }
     }
 
+    /// The worker without a prefix cache. A prompt then begins at the first cell of the
+    /// KV cache, as in a llama-server of one slot; in other cells attention adds up in
+    /// another order, and the last bits of the logits differ.
+    pub fn uncached() -> Self {
+        let settings = vec![("prefix_cache", "false".to_owned())];
+        Self { name: "Llamero, no prefix cache".to_owned(), side: Side::Worker { settings } }
+    }
+
     /// The worker with drafts of at most so many tokens.
     pub fn drafting(tokens: u32) -> Self {
         let settings = vec![("speculate_tokens", tokens.to_string())];

@@ -58,7 +58,8 @@ pub(super) fn check(schema: &Value, limits: &ConstraintLimits) -> Result<(), Con
     let mut multiples = BTreeSet::new();
     add_multiples(schema, &mut multiples);
     if remainders(&multiples) > MAX_REMAINDERS {
-        let (what, limit) = ("the product of all `multipleOf`", MAX_REMAINDERS as usize);
+        let (what, limit) =
+            ("the least common multiple of all `multipleOf`", MAX_REMAINDERS as usize);
         return Err(ConstraintError::Limit { kind: "json_schema", what, limit });
     }
     Ok(())
@@ -94,15 +95,23 @@ fn decimal(text: &str) -> (u64, i32) {
 }
 
 /// How many remainders have to be told apart where all of these numbers are laid over
-/// each other: llguidance visits them one by one. The least common multiple would do,
-/// and their product is no less.
+/// each other, which llguidance visits one by one: their least common multiple, in units
+/// of the finest of them.
 fn remainders(multiples: &BTreeSet<(u64, i32)>) -> u64 {
     let finest = multiples.iter().map(|(_, decimals)| *decimals).max().unwrap_or(0).max(0);
-    multiples.iter().fold(1, |product: u64, (digits, decimals)| {
+    multiples.iter().fold(1, |all: u64, (digits, decimals)| {
         let shift = u32::try_from(finest.saturating_sub(*decimals)).unwrap_or(u32::MAX);
         let scaled = 10u64.checked_pow(shift).and_then(|scale| digits.checked_mul(scale));
-        product.saturating_mul(scaled.unwrap_or(u64::MAX).max(1))
+        let scaled = scaled.unwrap_or(u64::MAX).max(1);
+        (all / greatest_common_divisor(all, scaled)).saturating_mul(scaled)
     })
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// How much a schema is, written out.
@@ -377,7 +386,9 @@ mod tests {
         assert_eq!(of(&["1.5e3"]), 1500);
         assert_eq!(of(&["-3"]), 3);
         // Hundredths, of which the others have 500 and 1500.
-        assert_eq!(of(&["0.01", "5", "15"]), 500 * 1500);
+        assert_eq!(of(&["0.01", "5", "15"]), 1500);
+        assert_eq!(of(&["0.01", "0.25", "0.5", "1", "10", "60"]), 6000);
+        assert_eq!(of(&["7", "11", "13"]), 1001);
         for endless in [&["4e9", "0.7"][..], &["4000000000"], &["1e-300", "1"], &["1e300"]] {
             assert!(of(endless) > MAX_REMAINDERS, "{endless:?}");
         }

@@ -97,9 +97,11 @@ fn short_calls_stay_with_their_job_and_long_ones_move() {
     let bench = Bench::new();
     bench.until_it_stays();
     assert_eq!(bench.thread("long"), HOOKS);
-    // It is known to take long now, and gets no slice for a while.
+    // It is known to take long now, and gets no slice for a while. That may be known
+    // since the call before, if no processor was free for the very end of that one; then
+    // the long call is the first of those that begin elsewhere.
     let moved = bench.until_it_stays();
-    assert!(moved >= 64, "{moved} calls began elsewhere");
+    assert!(moved + 1 >= 64, "{moved} calls began elsewhere");
 }
 
 #[test]
