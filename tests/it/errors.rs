@@ -247,6 +247,34 @@ async fn code_7_constraints_that_cannot_be_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn code_7_constraints_beyond_the_operators_limits() {
+    let lasting = json!({"type": "string", "description": "x".repeat(200)});
+    for (setting, value, name, constraint, message) in [
+        ("llm_constraint_max_bytes", "200", "json_schema", lasting, "size in bytes"),
+        ("llm_constraint_max_rules", "1", "grammar", json!("root ::= a\na ::= \"a\""), "rules"),
+        ("llm_constraint_max_depth", "2", "grammar", json!("root ::= (((\"a\")))"), "nesting"),
+        ("llm_constraint_max_repetition", "5", "grammar", json!("root ::= \"a\"{6}"), "repetition"),
+        ("llm_constraint_max_symbols", "3", "json_schema", json!({"enum": [1, 2, 3, 4]}), "size"),
+        (
+            "llm_constraint_max_multiple",
+            "6",
+            "json_schema",
+            json!({"multipleOf": 0.7}),
+            "multipleOf",
+        ),
+    ] {
+        let bench =
+            Bench::start(|worker| worker.env("llm_allow_grammar", "true").env(setting, value));
+        let client = bench.client().await;
+        let options = json!({name: constraint, "max_tokens": 2});
+        let seen = predict(&client, json!({"input": ["x"], "options": options})).await;
+        assert_error_message(&seen, 7, None, "500");
+        let text = seen.body["error"]["error"].as_str().expect("text");
+        assert!(text.contains(message) && text.contains(value), "{setting}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn code_7_grammar_without_the_operators_leave() {
     let client = plain().client().await;
     let options = json!({"grammar": "root ::= \"yes\""});

@@ -295,8 +295,13 @@ pub struct ConstraintLimits {
     pub max_depth: usize,
     /// Largest count in a repetition such as `{0,1000}`. Default 1000.
     pub max_repetition: usize,
-    /// Most symbols a grammar may have once it is expanded. Default 100000.
+    /// Most symbols a grammar may have once it is expanded, and most parts of a schema
+    /// that is written out. Default 100000.
     pub max_symbols: usize,
+    /// Largest least common multiple of all `multipleOf` of a schema, in units of the
+    /// finest of them; its remainders are told apart one by one. Default 1000000, far
+    /// more than prices, percentages and minutes need.
+    pub max_multiple: usize,
     /// Most parser items created for one token. Default 50000 (about 2.5 ms).
     pub max_step_items: usize,
 }
@@ -309,6 +314,7 @@ impl Default for ConstraintLimits {
             max_depth: 64,
             max_repetition: 1000,
             max_symbols: 100_000,
+            max_multiple: 1_000_000,
             max_step_items: 50_000,
         }
     }

@@ -452,6 +452,7 @@ impl Inner {
             cache_block: settings.kv.cache_block,
             speculate_tokens: settings.speculate_tokens,
             embedding: settings.embedding.clone(),
+            constraint_limits: settings.constraints.clone(),
             max_adapters: settings.max_adapters,
             use_mmap: settings.use_mmap,
             use_mlock: settings.use_mlock,

@@ -276,6 +276,44 @@ pub static SETTINGS: &[Spec] = &[
     ),
     spec("allow_grammar", Kind::Bool, "false", "Let clients send a GBNF grammar."),
     spec(
+        "constraint_max_bytes",
+        int(1, 16 << 20),
+        "65536",
+        "Bytes that a grammar or a JSON schema may have.",
+    ),
+    spec("constraint_max_rules", int(1, 1_000_000), "2000", "Rules that a grammar may have."),
+    // Requests themselves are no deeper.
+    spec(
+        "constraint_max_depth",
+        int(1, 128),
+        "64",
+        "How deep the groups of a grammar and the values of a JSON schema may be.",
+    ),
+    spec(
+        "constraint_max_repetition",
+        int(1, 1_000_000),
+        "1000",
+        "Largest count in a repetition of a grammar, such as {0,1000}.",
+    ),
+    spec(
+        "constraint_max_symbols",
+        int(1, 100_000_000),
+        "100000",
+        "Symbols that an expanded grammar may have, and parts that a JSON schema may have, written out.",
+    ),
+    spec(
+        "constraint_max_multiple",
+        int(1, 1_000_000_000),
+        "1000000",
+        "Largest least common multiple of all multipleOf of a JSON schema, in units of the finest of them.",
+    ),
+    spec(
+        "constraint_max_step_items",
+        int(1, 100_000_000),
+        "50000",
+        "Parser items that a constraint may need for one token; 50000 take about 2.5 ms.",
+    ),
+    spec(
         "embed",
         Kind::Choice(&["auto", "on", "off"]),
         "\"auto\"",

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use llamero_engine::{EmbeddingConfig, KvType};
+use llamero_engine::{ConstraintLimits, EmbeddingConfig, KvType};
 use llamero_hooks::{LimitOverrides, PluginSettings};
 use llamero_protocol::OptionDefaults;
 use serde::Serialize;
@@ -89,6 +89,8 @@ pub struct ModelSettings {
     pub speculate_tokens: u32,
     /// How vectors are computed.
     pub embedding: EmbeddingConfig,
+    /// What grammars and JSON schemas may cost.
+    pub constraints: ConstraintLimits,
     /// LoRA adapters kept loaded for each model.
     pub max_adapters: usize,
     /// Whether model files are mapped.

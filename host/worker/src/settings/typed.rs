@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use llamero_engine::{EmbeddingConfig, KvType};
+use llamero_engine::{ConstraintLimits, EmbeddingConfig, KvType};
 use llamero_hooks::PluginSettings;
 use llamero_protocol::{OptionDefaults, check_subject_pattern};
 use secrecy::SecretString;
@@ -284,6 +284,15 @@ impl Reader<'_> {
                 max_tokens: self.u32("embed_max_tokens"),
                 threads: self.u32("embed_threads"),
                 idle: self.duration("embed_idle"),
+            },
+            constraints: ConstraintLimits {
+                max_bytes: self.usize("constraint_max_bytes"),
+                max_rules: self.usize("constraint_max_rules"),
+                max_depth: self.usize("constraint_max_depth"),
+                max_repetition: self.usize("constraint_max_repetition"),
+                max_symbols: self.usize("constraint_max_symbols"),
+                max_multiple: self.usize("constraint_max_multiple"),
+                max_step_items: self.usize("constraint_max_step_items"),
             },
             max_adapters: self.usize("max_adapters"),
             use_mmap: self.bool("use_mmap"),
