@@ -95,13 +95,17 @@ impl Bench {
 #[test]
 fn short_calls_stay_with_their_job_and_long_ones_move() {
     let bench = Bench::new();
-    bench.until_it_stays();
-    assert_eq!(bench.thread("long"), HOOKS);
-    // It is known to take long now, and gets no slice for a while. That may be known
-    // since the call before, if no processor was free for the very end of that one; then
-    // the long call is the first of those that begin elsewhere.
-    let moved = bench.until_it_stays();
-    assert!(moved + 1 >= 64, "{moved} calls began elsewhere");
+    // A long call that had no ready instance was never on the caller's thread, so that
+    // nothing is known of it afterwards; then it is tried again.
+    let is_remembered = || {
+        bench.until_it_stays();
+        assert_eq!(bench.thread("long"), HOOKS);
+        // It is known to take long now, and gets no slice for a while. That may be known
+        // since the call before, if no processor was free for the very end of that one;
+        // then the long call is the first of those that begin elsewhere.
+        bench.until_it_stays() + 1 >= 64
+    };
+    assert!((0..10).any(|_| is_remembered()), "calls after a long one begin where it did");
 }
 
 #[test]
