@@ -7,7 +7,7 @@ use crate::harness::{
     Bench, Cli, Client, Exchange, HooksDir, MODEL, ModelsDir, Nats, Worker, assert_error, brief,
     endless, new_job, plain, within,
 };
-use crate::memory::loads;
+use crate::memory::{assert_loads, loads};
 
 const TEXTS: [&str; 2] = ["Llamas are kept for their wool.", "The sea is deep."];
 
@@ -223,7 +223,7 @@ async fn models_are_replaced_and_unloaded_as_for_predictions() {
     for model in ["b.gguf", "a.gguf"] {
         assert_same(&first, &of(model).await);
     }
-    assert_eq!(loads(&bench.worker), 3);
+    assert_loads(&bench.worker, 3).await;
     // The last one goes when nobody has used it for a while.
     let released = || bench.worker.log().matches("model released").count();
     within("the end of the last model", async {

@@ -120,7 +120,7 @@ async fn plugins_are_swapped_under_streams_and_nobody_notices() {
         }
     };
     within("the old chains to drain", drained).await;
-    assert!(bench.worker.log().contains("drained"), "{}", bench.worker.log());
+    bench.worker.logs(&["drained"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +131,7 @@ async fn a_bad_file_changes_nothing_and_is_named() {
     let a = until(&client, "the refusal", |a| a["error"].is_string()).await;
     assert_eq!((&a["state"], &a["generation"]), (&json!("serving"), &json!(1)), "{a}");
     assert!(responds(&client).await);
-    assert!(bench.worker.log().contains("plugin refused"), "{}", bench.worker.log());
+    bench.worker.logs(&["plugin refused"]).await;
 
     let url = bench.nats.url();
     let ran = Cli::new(&["hook", "reload", "--nats", &url]).run().await;
@@ -173,8 +173,7 @@ async fn a_version_that_fails_more_often_is_rolled_back_by_itself() {
     let a = plugin(&client).await;
     assert!(a["error"].as_str().is_some_and(|error| error.contains("stays out until")), "{a}");
     assert!(responds(&client).await);
-    let log = bench.worker.log();
-    assert!(log.contains("has failed its probation"), "{log}");
+    bench.worker.logs(&["has failed its probation"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,8 +310,7 @@ async fn commands_that_are_denied_or_unwanted_leave_a_worker_that_works() {
     let worker = Worker::at(&as_worker).flag("--models", models.path()).start();
     let client = Client::connect(&nats.url()).await;
     client.assert_alive().await;
-    let log = worker.log();
-    assert!(log.contains("commands about hooks cannot be received there"), "{log}");
+    worker.logs(&["commands about hooks cannot be received there"]).await;
     let ran = Cli::new(&["hook", "list", "--nats", &nats.url()]).run().await;
     assert_eq!(ran.code, 69, "nobody listens there: {ran:?}");
 
@@ -343,8 +341,7 @@ async fn the_last_good_version_survives_a_restart() {
     fs::write(hooks.path().join("a.wasm"), b"damaged").expect("write a file");
     let mut second = worker().start();
     assert!(responds(&client).await);
-    let log = second.log();
-    assert!(log.contains("its last good version is served"), "{log}");
+    second.logs(&["its last good version is served"]).await;
     second.sigterm();
     assert_eq!(second.exit_code().await, 0);
     // Without it, the damaged file stops the start.

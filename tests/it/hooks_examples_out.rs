@@ -124,7 +124,7 @@ async fn json_schema_sets_the_schema_and_finds_what_was_cut_off() {
 async fn audit_writes_a_line_for_every_job() {
     let bench = bench(HooksDir::empty().example("audit").test("reject-code"), "");
     let client = bench.client().await;
-    client.output(json!({"input": ["The sea"], "options": {"max_tokens": 3}})).await;
+    client.output(endless(3)).await;
     assert_error(&client.predict(json!({"input": ["[[reject-code]]"]})).await, 1001, None);
     within("two lines", async {
         loop {

@@ -299,17 +299,7 @@ async fn sick_filters_beside_healthy_streams() {
 
 /// The line that the observer wrote for a job.
 async fn observed(bench: &Bench, job: &str) -> String {
-    let name = format!("observed job={job} ");
-    within("the observer's line", async {
-        loop {
-            let log = bench.worker.log();
-            if let Some(line) = log.lines().find(|line| line.contains(&name)) {
-                return line.to_owned();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    })
-    .await
+    bench.worker.logs(&[&format!("observed job={job} ")]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -225,12 +225,7 @@ async fn a_worker_that_has_left_the_group_still_stops_its_jobs() {
     let id = ack.header("Llm-Worker").expect("an ack names its worker");
     let owner = fleet.workers.iter_mut().find(|worker| worker.log().contains(id)).expect("owner");
     owner.sigterm();
-    let left = async {
-        while !owner.log().contains("subscription drained") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within("the end of a subscription", left).await;
+    owner.logs(&["subscription drained"]).await;
     // Only the other one can have got it.
     assert_eq!(client.interrupt("a").await, done("a"));
     assert_error(&exchange.finish_acked("a").await.last.body, 8, INTERRUPTED);
@@ -373,5 +368,5 @@ async fn a_worker_that_may_not_ask_others_serves_all_the_same() {
     let client = Client::connect(&nats.url()).await;
     assert_error(&client.interrupt(&new_job()).await, 4, Some("job not found"));
     client.assert_alive().await;
-    assert!(worker.log().contains("interrupts are not passed on"), "{}", worker.log());
+    worker.logs(&["interrupts are not passed on"]).await;
 }

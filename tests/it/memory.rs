@@ -10,24 +10,21 @@ use crate::harness::{
 };
 use crate::lora_file::{LoraFile, Tensor};
 
-/// Waits until the log has a line with all of these.
-pub async fn logged(worker: &Worker, parts: &[&str]) {
-    within("a line in the log", async {
-        while !has_line(worker, parts) {
+/// How often a load has begun, as far as the log has arrived.
+pub fn loads(worker: &Worker) -> usize {
+    let log = worker.log();
+    log.lines().filter(|line| line.contains("loading model") && line.contains("n_ctx=")).count()
+}
+
+/// Fails unless this many loads have begun.
+pub async fn assert_loads(worker: &Worker, times: usize) {
+    within("the line of a load", async {
+        while loads(worker) < times {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
-}
-
-fn has_line(worker: &Worker, parts: &[&str]) -> bool {
-    worker.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
-}
-
-/// How often a load has begun.
-pub fn loads(worker: &Worker) -> usize {
-    let log = worker.log();
-    log.lines().filter(|line| line.contains("loading model") && line.contains("n_ctx=")).count()
+    assert_eq!(loads(worker), times);
 }
 
 fn on(model: &str, mut predict: Value) -> Value {
@@ -68,11 +65,11 @@ async fn a_model_that_nobody_uses_is_unloaded() {
     // Longer in use than it would be kept.
     let mut exchange = client.stream("long", endless(150)).await;
     assert!(!exchange.finish("long").await.output().is_empty());
-    assert_eq!(loads(&bench.worker), 1);
-    logged(&bench.worker, &["model released", MODEL]).await;
+    assert_loads(&bench.worker, 1).await;
+    bench.worker.logs(&["model released", MODEL]).await;
     // The next one loads it again.
     client.output(brief()).await;
-    assert_eq!(loads(&bench.worker), 2);
+    assert_loads(&bench.worker, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +95,7 @@ async fn an_unused_model_makes_room() {
     for model in ["a.gguf", "b.gguf", "a.gguf"] {
         client.output(on(model, brief())).await;
     }
-    assert_eq!(loads(&bench.worker), 3);
+    assert_loads(&bench.worker, 3).await;
     let log = bench.worker.log();
     let place = |parts: [&str; 2]| {
         let line = log.lines().position(|line| parts.iter().all(|part| line.contains(part)));
@@ -116,7 +113,7 @@ async fn a_model_in_use_is_waited_for() {
     running.first_fragment("running").await;
     let other = json!({"job": "other", "predict": on("b.gguf", brief())});
     let mut other = client.send(&other).await;
-    logged(&bench.worker, &["model waits for memory", "b.gguf"]).await;
+    bench.worker.logs(&["model waits for memory", "b.gguf"]).await;
     // Whoever comes later does not keep the model that has to go.
     let later = json!({"job": "later", "predict": on("a.gguf", brief())});
     let mut later = client.send(&later).await;
@@ -125,7 +122,7 @@ async fn a_model_in_use_is_waited_for() {
         let seen = exchange.next().await;
         assert!(seen.body["predict"].is_object(), "{name}: {seen:?}");
     }
-    assert_eq!(loads(&bench.worker), 3);
+    assert_loads(&bench.worker, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,13 +133,13 @@ async fn an_interrupted_job_does_not_keep_others_out() {
     running.first_fragment("running").await;
     let other = json!({"job": "other", "predict": on("b.gguf", brief())});
     let mut other = client.send(&other).await;
-    logged(&bench.worker, &["model waits for memory", "b.gguf"]).await;
+    bench.worker.logs(&["model waits for memory", "b.gguf"]).await;
     client.interrupt("other").await;
     assert_eq!(other.next().await.code(), Some(8));
     // Beside the one that still runs.
     client.output(on("a.gguf", brief())).await;
     client.interrupt("running").await;
-    assert_eq!(loads(&bench.worker), 1);
+    assert_loads(&bench.worker, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

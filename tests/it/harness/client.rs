@@ -353,7 +353,8 @@ pub fn endless(max_tokens: u32) -> Value {
     })
 }
 
-/// A prediction that is over after a few tokens.
+/// A prediction that is over after a few tokens. Greedy, because a model that draws
+/// may also draw the end of the text at once.
 pub fn brief() -> Value {
-    json!({"input": ["The capital of France is"], "options": {"max_tokens": 4}})
+    json!({"input": ["The capital of France is"], "options": {"max_tokens": 4, "temperature": 0}})
 }

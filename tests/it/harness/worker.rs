@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::prerequisites;
 use super::process::{PATIENCE, Process, Signal, Witness};
@@ -78,9 +79,25 @@ impl Worker {
         self.process.stdout()
     }
 
-    /// The whole log so far.
+    /// The log so far. What the worker wrote a moment ago may still be on its way
+    /// through the pipe, so this is for what must not be there; [`Self::logs`] waits
+    /// for what must.
     pub fn log(&self) -> String {
         self.process.stderr()
+    }
+
+    /// Waits for a line of the log with all of these texts in it, and returns it.
+    pub async fn logs(&self, parts: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            let wanted = |line: &&str| parts.iter().all(|part| line.contains(part));
+            if let Some(line) = log.lines().find(wanted) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no line with {parts:?} in the log:\n{log}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
