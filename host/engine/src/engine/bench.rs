@@ -134,6 +134,7 @@ impl Reader {
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
     pub(super) n_batch: usize,
+    pub(super) n_together: usize,
     pub(super) n_slots: usize,
     pub(super) n_leaves: usize,
     pub(super) n_cells: usize,
@@ -146,6 +147,7 @@ impl Setup {
     pub(super) fn new(n_batch: usize, n_slots: usize) -> Self {
         Self {
             n_batch,
+            n_together: usize::MAX,
             n_slots,
             n_leaves: 4,
             n_cells: 1 << 16,
@@ -163,6 +165,7 @@ impl Setup {
     pub(super) fn engine(&self, alarm: Arc<Alarm>, stats: Arc<SharedStats>) -> Engine<FakeBackend> {
         let limits = BackendLimits {
             n_batch: self.n_batch,
+            n_together: self.n_together,
             n_slots: self.n_slots,
             n_leaves: self.n_leaves,
             n_cells: self.n_cells,

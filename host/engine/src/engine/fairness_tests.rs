@@ -51,6 +51,30 @@ fn nobody_waits_so_the_step_is_filled() {
 }
 
 #[test]
+fn in_large_steps_prompts_and_those_who_generate_take_turns() {
+    let mut setup = Setup::new(512, 2);
+    setup.n_together = 31;
+    let mut bench = Bench::with(&setup);
+    let backend = bench.engine.kv_mut().backend();
+    (backend.fixed, backend.each) = (Duration::from_millis(40), Duration::from_millis(5));
+    bench.submit(Spec::lasting(&[], 20));
+    bench.steps(2);
+    // There is time for the least part of a prompt, which is 32 tokens.
+    bench.submit(Spec::new(&(1..61).cycle().take(70).collect::<Vec<u32>>(), 1));
+    let mut steps = Vec::new();
+    for _ in 0..6 {
+        bench.steps(1);
+        steps.push(bench.engine.kv_mut().backend().last_tokens.clone());
+    }
+    // What is left of the prompt fits beside the other job.
+    let alone = vec![(0, 1)];
+    let expected =
+        [alone.clone(), vec![(1, 32)], alone.clone(), vec![(1, 32)], vec![(0, 1), (1, 6)], alone];
+    assert_eq!(steps, expected);
+    bench.settle();
+}
+
+#[test]
 fn decode_only_steps_keep_their_shape() {
     let mut bench = Bench::new(64, 4);
     for spec in Spec::many_lasting(&[], 30).take(4) {

@@ -1,6 +1,6 @@
 //! What goes into the next step.
 //!
-//! A pure function of what the slots hold. It knows neither tokens nor time:
+//! Pure functions of what the slots hold. They know neither tokens nor time:
 //! how much of a step prompts may take is [`super::cost`]'s answer, and who has
 //! had how much stands in [`super::tenants`].
 
@@ -70,6 +70,41 @@ pub(crate) fn plan(candidates: &[Candidate], n_batch: usize, prefill_budget: usi
     shares
 }
 
+/// Which part of a plan a step computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Part {
+    #[default]
+    Whole,
+    /// Those who generate; the prompts have the next step.
+    Generating,
+    /// The prompts; those who generate have had the step before.
+    Prompts,
+}
+
+/// Cuts a plan, whose first `n_generating` shares are of those who generate, to the
+/// part that is next. A plan with both in it stays whole up to `n_together` tokens;
+/// a larger one becomes two steps, so that `last`, the part of the step before, says
+/// whose turn it is. Returns also how many of the shares generate.
+pub(crate) fn part(
+    mut shares: Vec<Share>,
+    n_generating: usize,
+    n_together: usize,
+    last: Part,
+) -> (Vec<Share>, usize, Part) {
+    let n_generating = n_generating.min(shares.len());
+    let n_tokens: usize = shares.iter().map(|share| share.n_tokens).sum();
+    if n_generating == 0 || n_generating == shares.len() || n_tokens <= n_together {
+        return (shares, n_generating, Part::Whole);
+    }
+    if last == Part::Generating {
+        shares.drain(..n_generating);
+        (shares, 0, Part::Prompts)
+    } else {
+        shares.truncate(n_generating);
+        (shares, n_generating, Part::Generating)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -129,6 +164,22 @@ mod tests {
                 prop_assert_eq!(prompts, budget.min(n_batch - decode));
             }
         }
+    }
+
+    #[test]
+    fn a_large_step_of_both_kinds_is_two() {
+        let share = |slot, n_tokens| Share { slot, n_tokens };
+        let plan = || vec![share(0, 1), share(2, 1), share(1, 40), share(3, 20)];
+        let prompts = || plan().split_off(2);
+        assert_eq!(part(plan(), 2, 62, Part::Whole), (plan(), 2, Part::Whole));
+        let generating = (plan()[..2].to_vec(), 2, Part::Generating);
+        assert_eq!(part(plan(), 2, 61, Part::Whole), generating);
+        assert_eq!(part(plan(), 2, 61, Part::Generating), (prompts(), 0, Part::Prompts));
+        assert_eq!(part(plan(), 2, 61, Part::Prompts), generating);
+        // Nothing to keep apart, whatever the size.
+        assert_eq!(part(prompts(), 0, 1, Part::Generating), (prompts(), 0, Part::Whole));
+        assert_eq!(part(prompts(), 2, 1, Part::Generating), (prompts(), 2, Part::Whole));
+        assert_eq!(part(Vec::new(), 0, 1, Part::Whole), (Vec::new(), 0, Part::Whole));
     }
 
     fn prompt(slot: usize, remaining: usize, turn: u64, arrival: u64) -> Candidate {

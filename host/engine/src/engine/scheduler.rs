@@ -18,7 +18,7 @@ use crate::engine::backend::{Backend, Chunk};
 use crate::engine::cache::{CacheLimits, Found};
 use crate::engine::cost::CostModel;
 use crate::engine::kv::Kv;
-use crate::engine::plan::{Candidate, Share, plan};
+use crate::engine::plan::{Candidate, Part, Share, part, plan};
 use crate::engine::queue::{FairQueue, Waits};
 use crate::engine::sequence::{Choice, Progress, Sequence, Submission};
 use crate::engine::stats::{SharedStats, add};
@@ -68,6 +68,9 @@ pub(crate) struct Engine<B> {
     pub(super) stats: Arc<SharedStats>,
     pub(super) cost: CostModel,
     pub(super) n_batch: usize,
+    n_together: usize,
+    /// What the last step was of its plan.
+    last_part: Part,
     /// Tokens that end a generation.
     pub(super) eog: Vec<u32>,
     alarm: Arc<Alarm>,
@@ -98,6 +101,8 @@ impl<B: Backend> Engine<B> {
             stats,
             cost: CostModel::default(),
             n_batch: limits.n_batch,
+            n_together: limits.n_together,
+            last_part: Part::default(),
             eog,
             alarm,
             may_abort: true,
@@ -176,7 +181,7 @@ impl<B: Backend> Engine<B> {
         let Some(set) = self.turns.next(&present, round) else {
             return Stepped::Idle;
         };
-        let oldest = if n_sets > 1 { self.oldest(&candidates) } else { None };
+        let oldest = self.oldest(&candidates);
         let anyone_decodes = candidates.iter().any(|c| c.generating);
         candidates.retain(|c| self.adapter_key(c.slot) == Some(&set));
         let n_decoding = candidates.iter().filter(|c| c.generating).count();
@@ -189,6 +194,10 @@ impl<B: Backend> Engine<B> {
         if shares.is_empty() {
             return Stepped::Idle;
         }
+        let (shares, n_decoding, step) = part(shares, n_decoding, self.n_together, self.last_part);
+        // Those who are not in the step have to get on as well: what is left of a step
+        // may not push the oldest job of all out.
+        let oldest = oldest.filter(|_| n_sets > 1 || step != Part::Whole);
         let n_tokens: usize = shares.iter().map(|share| share.n_tokens).sum();
         if !self.make_room(&shares, n_tokens, oldest) {
             // Somebody had to go: what fits has to be planned anew.
@@ -200,7 +209,7 @@ impl<B: Backend> Engine<B> {
         self.alarm.reset();
         let guarded = std::mem::replace(&mut self.may_abort, true);
         if guarded {
-            self.mark_prefilling(&shares[n_decoding.min(shares.len())..], true);
+            self.mark_prefilling(&shares[n_decoding..], true);
             self.alarm.begin(self.cost.estimate(n_tokens).unwrap_or_default());
         }
         // A job that was cancelled before the mark did not set the abort flag.
@@ -208,7 +217,7 @@ impl<B: Backend> Engine<B> {
         let decoded = if cancelled { None } else { Some(self.decode(&shares, &drafts)) };
         if guarded {
             self.alarm.end();
-            self.mark_prefilling(&shares[n_decoding.min(shares.len())..], false);
+            self.mark_prefilling(&shares[n_decoding..], false);
         }
 
         if decoded.is_some() {
@@ -217,6 +226,7 @@ impl<B: Backend> Engine<B> {
         match decoded {
             None => {}
             Some(Decoded::Ok) => {
+                self.last_part = step;
                 self.cost.record(n_tokens, self.kv.backend().last_step());
                 self.collect(&shares, &drafts);
             }

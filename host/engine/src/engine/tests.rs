@@ -77,7 +77,7 @@ fn spec() -> impl Strategy<Value = Spec> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     (
-        (4usize..48, 1usize..6, 0usize..4),
+        (4usize..48, prop_oneof![Just(usize::MAX), 1usize..12], 1usize..6, 0usize..4),
         // From room for one job only to room for all.
         prop_oneof![3 => LONGEST..2 * LONGEST, 1 => Just(10_000usize)],
         prop::bool::weighted(0.8),
@@ -88,7 +88,7 @@ fn setup() -> impl Strategy<Value = Setup> {
     )
         .prop_map(
             |(
-                (n_batch, n_slots, n_leaves),
+                (n_batch, n_together, n_slots, n_leaves),
                 n_cells,
                 shares,
                 cache,
@@ -97,6 +97,7 @@ fn setup() -> impl Strategy<Value = Setup> {
                 (cells, pinned_cells, speculate),
             )| {
                 let mut setup = Setup::new(n_batch.max(n_slots), n_slots);
+                setup.n_together = n_together;
                 setup.n_leaves = n_leaves;
                 setup.n_cells = n_cells;
                 setup.shares = shares;

@@ -12,7 +12,7 @@ use super::adapter::{Adapter, AdapterLock};
 use super::batch::{Batch, BatchLimits};
 use super::log::Sizes;
 use super::threadpool::ThreadPool;
-use super::{log, model_ptr};
+use super::{huge_pages, log, model_ptr};
 use crate::config::{FlashAttention, KvType};
 
 /// Creating a context writes to the model, which other contexts may share.
@@ -63,6 +63,8 @@ pub(crate) struct ContextConfig {
     pub(crate) flash_attention: FlashAttention,
     pub(crate) type_k: KvType,
     pub(crate) type_v: KvType,
+    /// Whether its buffers are to lie in huge pages.
+    pub(crate) huge_pages: bool,
 }
 
 /// What became of a step.
@@ -163,7 +165,8 @@ impl Context {
             // catches its exceptions here and returns null. The lock keeps
             // others from creating a context on the same model meanwhile. The
             // callback's data is the flag, which the context keeps as well.
-            unsafe { sys::llama_init_from_model(model_ptr(model).as_ptr(), params) }
+            let make = || unsafe { sys::llama_init_from_model(model_ptr(model).as_ptr(), params) };
+            if config.huge_pages { huge_pages::within(make) } else { make() }
         };
         let Some(context) = NonNull::new(context) else {
             return Err(ContextError::Refused(capture.reason()));

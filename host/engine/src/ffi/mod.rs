@@ -10,6 +10,7 @@
 //! * [`batch`]: input of a step; cannot be built so that `llama_decode` aborts;
 //! * [`context`]: the context with its memory, its logits or its vectors;
 //! * [`threadpool`]: the threads that compute;
+//! * [`huge_pages`]: how the kernel backs the large buffers;
 //! * [`log`]: llama.cpp's log, into `tracing` and into load errors.
 //!
 //! Scheduling, sampling and everything else that decides something is done in
@@ -20,6 +21,7 @@ pub(crate) mod adapter;
 mod backends;
 pub(crate) mod batch;
 pub(crate) mod context;
+pub(crate) mod huge_pages;
 pub(crate) mod log;
 pub(crate) mod threadpool;
 

@@ -454,6 +454,7 @@ impl Inner {
             embedding: settings.embedding.clone(),
             constraint_limits: settings.constraints.clone(),
             max_adapters: settings.max_adapters,
+            huge_pages: settings.huge_pages,
             use_mmap: settings.use_mmap,
             use_mlock: settings.use_mlock,
             ..ModelConfig::default()

@@ -258,7 +258,18 @@ pub static SETTINGS: &[Spec] = &[
         "8",
         "LoRA adapters kept loaded for each model; 0: requests cannot use any.",
     ),
-    spec("use_mmap", Kind::Bool, "true", "Map model files into memory instead of reading them."),
+    spec(
+        "huge_pages",
+        Kind::Bool,
+        "true",
+        "Put KV cache and weights into huge pages where the kernel gives them; model files up to half of the available memory are read for it, not mapped.",
+    ),
+    spec(
+        "use_mmap",
+        Kind::Bool,
+        "true",
+        "Map model files into memory instead of reading them, unless they go into huge pages.",
+    ),
     spec("use_mlock", Kind::Bool, "false", "Lock model memory, so that it is never paged out."),
     // Jobs.
     spec("slots", int(1, 256), "4", "Jobs served at once."),

@@ -93,6 +93,8 @@ pub struct ModelSettings {
     pub constraints: ConstraintLimits,
     /// LoRA adapters kept loaded for each model.
     pub max_adapters: usize,
+    /// Whether the memory of models lies in huge pages.
+    pub huge_pages: bool,
     /// Whether model files are mapped.
     pub use_mmap: bool,
     /// Whether model memory is locked.

@@ -295,6 +295,7 @@ impl Reader<'_> {
                 max_step_items: self.usize("constraint_max_step_items"),
             },
             max_adapters: self.usize("max_adapters"),
+            huge_pages: self.bool("huge_pages"),
             use_mmap: self.bool("use_mmap"),
             use_mlock: self.bool("use_mlock"),
         }
