@@ -2,8 +2,6 @@
 //! without stream, ended, not yet arrived, known under one id twice, or with another
 //! worker of the group.
 
-use std::time::Duration;
-
 use async_nats::RequestErrorKind;
 use futures_util::StreamExt;
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 
-/// Something that may happen a tick later, on a thread of the hooks' runtime.
+/// Something that may happen a tick later, on the thread that makes instances.
 pub(crate) type Chore = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Chores {

@@ -39,6 +39,9 @@ pub(crate) struct Shared {
     pub(crate) compiler: Compiler,
     pub(crate) ticker: Ticker,
     pub(crate) runtime: HookRuntime,
+    /// Where instances are made ahead and taken down. Among the calls, which it takes as
+    /// long as several of, it would keep those that come right behind waiting.
+    pub(crate) maker: HookRuntime,
     pub(crate) slices: Slices,
     /// Jobs whose observers have not been told yet.
     pub(crate) observing: watch::Sender<usize>,
@@ -66,14 +69,16 @@ impl HookHost {
         let (engine, allocation) = serving(instances, cache.as_ref())?;
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker).map_err(failed)?;
-        let runtime = HookRuntime::start(config.threads).map_err(HostError::Threads)?;
-        let chores = Chores::new(runtime.handle().clone());
+        let runtime = HookRuntime::start("hooks", config.threads).map_err(HostError::Threads)?;
+        let maker = HookRuntime::start("hooks-maker", 1).map_err(HostError::Threads)?;
+        let chores = Chores::new(maker.handle().clone());
         let ticker = Ticker::start(engine.weak(), chores).map_err(HostError::Threads)?;
         let shared = Shared {
             compiler: Compiler::new(engine.clone(), allocation, cache),
             linker,
             ticker,
             runtime,
+            maker,
             slices: Slices::default(),
             observing: watch::Sender::new(0),
             services,
@@ -217,12 +222,12 @@ pub(crate) struct HookRuntime {
 }
 
 impl HookRuntime {
-    fn start(threads: usize) -> std::io::Result<Self> {
+    fn start(name: &str, threads: usize) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             // For tokenizing long texts.
             .max_blocking_threads(2)
-            .thread_name("hooks")
+            .thread_name(name)
             .enable_time()
             // The first entry into a guest on a thread sets up signal stacks,
             // which takes longer than most calls.

@@ -1,8 +1,8 @@
 //! Instances made and configured ahead of need, so that a job need not wait for
 //! its own.
 //!
-//! A pool belongs to one version of a plugin and goes with it. It is filled on
-//! the hooks' runtime, after a job took from it; how an instance is made is in
+//! A pool belongs to one version of a plugin and goes with it. It is filled on a
+//! thread for that alone, after a job took from it; how an instance is made is in
 //! `instance`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,9 +97,9 @@ pub(crate) fn fill(host: &Arc<Shared>, plugin: &Arc<Plugin>) {
     if !pool.wants(wanted) || pool.filling.swap(true, Ordering::AcqRel) {
         return;
     }
-    let runtime = host.runtime.handle().clone();
+    let maker = host.maker.handle().clone();
     let (host, plugin) = (Arc::downgrade(host), Arc::downgrade(plugin));
-    runtime.spawn(async move {
+    maker.spawn(async move {
         loop {
             // Between two instances the plugin may have been replaced, and the
             // host may have gone.

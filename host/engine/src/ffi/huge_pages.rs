@@ -147,14 +147,14 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(found(&[10..30], &[]), [10..30]);
-        assert_eq!(found(&[10..30], &[10..30]), []);
+        assert!(found(&[10..30], &[10..30]).is_empty());
         // Grown at its end, at its beginning, and around what was there.
         assert_eq!(found(&[10..30], &[10..20]), [20..30]);
         assert_eq!(found(&[10..30], &[20..30]), [10..20]);
         assert_eq!(found(&[10..40], &[20..25]), [10..20, 25..40]);
         assert_eq!(found(&[10..40], &[5..12, 20..25, 35..50]), [12..20, 25..35]);
         // Shrunk, and too small.
-        assert_eq!(found(&[10..20], &[0..40]), []);
+        assert!(found(&[10..20], &[0..40]).is_empty());
         assert_eq!(found(&[10..17, 50..60], &[]), [50..60]);
     }
 
