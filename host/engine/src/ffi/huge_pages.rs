@@ -114,6 +114,7 @@ fn advise(_range: &Range<usize>, _advice: Advice) {}
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may panic")]
+    #![allow(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
 
     use super::*;
 
@@ -175,7 +176,6 @@ mod tests {
     #[test]
     fn the_kernel_is_told() {
         if !are_available() {
-            eprintln!("this kernel gives no huge pages");
             return;
         }
         let plain = vec![1u8; 32 * MIB];
