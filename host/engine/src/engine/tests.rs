@@ -77,7 +77,7 @@ fn spec() -> impl Strategy<Value = Spec> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     (
-        (4usize..48, prop_oneof![Just(usize::MAX), 1usize..12], 1usize..6, 0usize..4),
+        (4usize..48, prop_oneof![2 => Just(usize::MAX), 1 => 1usize..12], 1usize..6, 0usize..4),
         // From room for one job only to room for all.
         prop_oneof![3 => LONGEST..2 * LONGEST, 1 => Just(10_000usize)],
         prop::bool::weighted(0.8),
@@ -164,7 +164,7 @@ fn play(setup: &Setup, ops: Vec<Op>) -> EngineStats {
 #[test]
 fn the_jobs_of_the_property_share_draft_and_are_preempted() {
     let mut runner = TestRunner::deterministic();
-    let ops = prop::collection::vec(op(), 1..60);
+    let ops = prop::collection::vec(op(), 1..80);
     let (mut hits, mut preemptions, mut right, mut wrong) = (0, 0, 0, 0);
     for _ in 0..200 {
         let setup = setup().new_tree(&mut runner).unwrap().current();
@@ -187,7 +187,7 @@ proptest! {
     #[test]
     fn every_job_gives_what_it_gives_alone(
         setup in setup(),
-        ops in prop::collection::vec(op(), 1..60),
+        ops in prop::collection::vec(op(), 1..80),
     ) {
         play(&setup, ops);
     }
