@@ -2,7 +2,7 @@
 //! out whether everything that hooks will need works.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{
@@ -18,8 +18,13 @@ use super::error::HookStateError;
 use super::key::PROBE;
 use crate::nats::connection::Connection;
 
-/// How often the refusals of the server are looked at.
+/// How often the refusals of the server are looked at, and a bucket that does not take
+/// anything is tried again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// For how long a bucket may take nothing. The server names a stream that another worker
+/// is just making before it takes messages for it ("no stream found for given subject").
+const SETTLE: Duration = Duration::from_secs(2);
 
 impl Bucket {
     /// Opens the bucket `name`, and makes it if there is none, for values of up to
@@ -78,10 +83,16 @@ impl Bucket {
         // Over at once, so that a worker which starts later sweeps out what one that
         // was killed here has left.
         let envelope = Envelope { ends: Some(1), content: Content::Counter(0) };
-        match self.write(&token, &envelope, None).await {
-            Ok(()) => {}
-            Err(WriteError::State(error)) => return Err(failed("writing", error)),
-            Err(WriteError::Conflict) => return Err(self.unusable("writing does not work")),
+        let began = Instant::now();
+        loop {
+            match self.write(&token, &envelope, None).await {
+                Ok(()) => break,
+                Err(WriteError::State(StateError::Unavailable(_))) if began.elapsed() < SETTLE => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(WriteError::State(error)) => return Err(failed("writing", error)),
+                Err(WriteError::Conflict) => return Err(self.unusable("writing does not work")),
+            }
         }
         self.read(&token, 0).await.map_err(|error| failed("reading", error))?;
         let probes = self.list(PROBE).await.map_err(|error| failed("listing", error))?;
