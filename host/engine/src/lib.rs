@@ -78,6 +78,6 @@ pub use error::{
 pub use generation::{Canceller, Generation};
 pub use job::{Event, FinishReason, Finished, GuardPlan, GuardVerdict, Job, Piece, Sampling};
 pub use kernels::{Kernels, SystemInfo};
-pub use model::{Model, exit_process, system_info};
+pub use model::{Model, exit_process, return_large_blocks, system_info};
 pub use prompt::{ChatMessage, Content, Prompt, PromptLimits};
 pub use tokenizer::Tokenizer;

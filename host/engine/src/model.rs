@@ -360,6 +360,13 @@ pub fn exit_process(code: u8) -> ! {
     crate::ffi::exit_process(code)
 }
 
+/// Makes freed memory of a megabyte and more go back to the system at once, for
+/// processes that live long. To be called once, at their start; without effect where
+/// the C library is not glibc.
+pub fn return_large_blocks() {
+    crate::ffi::return_large_blocks();
+}
+
 /// The instruction sets and options that llama.cpp computes with. A portable build
 /// chooses them for this machine.
 ///

@@ -55,10 +55,10 @@ pub mod connection {
     pub use crate::nats::connection::{Changes, ConnectError, Connection, Link, Role, connect};
 }
 
-/// Ends the process of a worker: the only safe way, see the engine's own words.
-pub use llamero_engine::exit_process;
 /// The instruction sets and options that llama.cpp computes with.
 pub use llamero_engine::{BackendError, Kernels, SystemInfo, system_info};
+/// Ends the process of a worker: the only safe way, see the engine's own words.
+pub use llamero_engine::{exit_process, return_large_blocks};
 pub use models::{LoadEvent, LoadProgress, ModelError};
 pub use nats::state::HookStateError;
 pub use tokio_util::sync::CancellationToken;

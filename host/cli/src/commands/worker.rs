@@ -35,6 +35,7 @@ const QUICK: Duration = Duration::from_secs(1);
 /// # Errors
 /// The failure to print, with its exit code.
 pub async fn run(args: WorkerArgs) -> Result<Exit, Failure> {
+    llamero_worker::return_large_blocks();
     let settings = load_worker(&args)?;
     let format = settings.log.format;
     logging::init(format, &settings.log.filter)?;

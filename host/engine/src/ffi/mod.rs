@@ -92,6 +92,24 @@ pub(crate) fn exit_process(code: u8) -> ! {
     unsafe { _exit(code.into()) }
 }
 
+/// Makes the C library give freed blocks of a megabyte and more back to the system at
+/// once. By itself glibc keeps ever larger ones (up to 32 MiB, and twice that before it
+/// trims its heap): a single large answer or prompt would stay as resident memory.
+pub(crate) fn return_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::ffi::c_int;
+
+        // `malloc.h`. Setting it also ends its automatic growth.
+        const M_MMAP_THRESHOLD: c_int = -3;
+        unsafe extern "C" {
+            fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        // SAFETY: changes where later blocks come from; glibc takes its own lock.
+        unsafe { mallopt(M_MMAP_THRESHOLD, 1 << 20) };
+    }
+}
+
 const _: () = {
     // `LlamaModel` is `repr(transparent)` over a non-null pointer in the version
     // that is pinned; these hold if and only if a pointer can be read out of it.
