@@ -326,4 +326,6 @@ impl<M: Clone> Shelf<M> {
 }
 
 #[cfg(test)]
+mod model_test;
+#[cfg(test)]
 mod tests;
