@@ -389,6 +389,32 @@ async fn a_bucket_that_cannot_be_used_is_named_at_the_start() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_is_just_being_made_is_waited_for() {
+    let server = Server::start(JETSTREAM).await;
+    let connection = server.connect_as("").await;
+    let context = jetstream::new(connection.client.clone());
+    let bucket = |subject: &str| jetstream::stream::Config {
+        name: format!("KV_{BUCKET}"),
+        subjects: vec![subject.to_owned()],
+        max_messages_per_subject: 1,
+        allow_rollup: true,
+        allow_direct: true,
+        ..jetstream::stream::Config::default()
+    };
+    // There, and without anybody who takes a message for it.
+    context.create_stream(bucket("elsewhere.>")).await.unwrap();
+    let error = server.refusal("").await.to_string();
+    assert!(error.contains("writing does not work"), "{error}");
+    let ready = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        context.update_stream(bucket(&format!("$KV.{BUCKET}.>"))).await.unwrap();
+    };
+    let ((state, _connection), _) = tokio::join!(server.worker(), ready);
+    state.set("p", "k", b"x".to_vec(), None, QUOTA).await.unwrap();
+    assert_eq!(text(&state, "k").await.as_deref(), Some("x"));
+}
+
+#[tokio::test]
 async fn before_the_worker_is_connected_there_is_no_state() {
     let state = NatsState::default();
     let error = state.set("p", "k", Vec::new(), None, QUOTA).await.unwrap_err();
