@@ -100,10 +100,10 @@ pub struct ModelConfig {
     pub gpu_layers: u32,
     /// Map the file instead of reading it, unless it goes into huge pages. Default true.
     pub use_mmap: bool,
-    /// Put the KV cache into huge pages, and the weights as well if the file is no larger
-    /// than half of the memory that is available: they are read then. Faster by a tenth
-    /// to a sixth where it was measured. Without effect with layers on a GPU, and where the
-    /// system gives no huge pages. Default true.
+    /// Put the KV cache into huge pages, and the weights as well if all that the model
+    /// takes is no more than half of the memory that is available: they are read then.
+    /// Without effect with layers on a GPU, and where the system gives no huge pages.
+    /// Default true.
     pub huge_pages: bool,
     /// Keep the weights in RAM; needs a sufficient memlock limit. Default false.
     pub use_mlock: bool,

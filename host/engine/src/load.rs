@@ -6,7 +6,6 @@
 //! [`crate::check`]'s business.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -251,7 +250,7 @@ fn load_weights(
 ) -> Result<Arc<LlamaModel>, LoadError> {
     let backend = ffi::backend()?;
     let aborted = Arc::new(AtomicBool::new(false));
-    let in_huge_pages = wants_huge_pages(config) && fits_beside_the_rest(&config.path);
+    let in_huge_pages = wants_huge_pages(config) && leaves_half_of_the_memory(config);
     let params = {
         let aborted = Arc::clone(&aborted);
         LlamaModelParams::default()
@@ -282,11 +281,12 @@ fn wants_huge_pages(config: &ModelConfig) -> bool {
     config.huge_pages && config.gpu_layers == 0 && huge_pages::are_available()
 }
 
-/// Whether a file can be read instead of mapped. Unlike a mapped one it cannot be
-/// dropped and read again, so half of the memory stays for everything else.
-fn fits_beside_the_rest(path: &Path) -> bool {
-    let size = std::fs::metadata(path).map(|file| file.len());
-    size.ok().zip(memory::available()).is_some_and(|(size, available)| size <= available / 2)
+/// Whether the weights can be read instead of mapped. Unlike mapped ones they cannot be
+/// dropped and read again, so half of the memory stays for everything else. The KV cache
+/// counts as well: what a mapped file leaves room for must not be refused for a read one.
+fn leaves_half_of_the_memory(config: &ModelConfig) -> bool {
+    let need = memory::estimate(config).map(|size| size.total());
+    need.ok().zip(memory::available()).is_some_and(|(need, available)| need <= available / 2)
 }
 
 /// The context that generates; `None` for a model that only reads texts.

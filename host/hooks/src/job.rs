@@ -315,8 +315,8 @@ impl JobHooks {
 }
 
 impl JobHooks {
-    /// Drops the state on the hooks' runtime: taking instances down touches their
-    /// memory, which is its threads' work and not the caller's.
+    /// Drops the state on the thread that makes instances: taking them down touches
+    /// their memory, which is not the caller's work.
     fn give_back(&self, state: Option<Box<JobState>>) {
         if let Some(state) = state
             && state.has_instances()

@@ -13,8 +13,9 @@
 use std::ops::Range;
 
 /// Mappings smaller than this are left alone: they are not the ones that are read for
-/// every token, and rounding many of them up would take memory.
-const SMALLEST: usize = 8 << 20;
+/// every token, and rounding many of them up would take memory. Stacks of threads, which
+/// C libraries make 8 MiB large, are among them.
+const SMALLEST: usize = 16 << 20;
 
 /// Whether the kernel gives huge pages to those who ask.
 pub(crate) fn are_available() -> bool {
@@ -119,6 +120,8 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1 << 20;
+    /// A huge page.
+    const PAGE: usize = 2 * MIB;
 
     #[test]
     fn only_private_memory_without_a_name_counts() {
@@ -139,12 +142,12 @@ mod tests {
     #[test]
     fn what_is_new_is_found_whatever_it_was_joined_with() {
         let found = |now: &[Range<usize>], before: &[Range<usize>]| {
-            let mib = |ranges: &[Range<usize>]| -> Vec<Range<usize>> {
-                ranges.iter().map(|range| range.start * MIB..range.end * MIB).collect()
+            let huge = |ranges: &[Range<usize>]| -> Vec<Range<usize>> {
+                ranges.iter().map(|range| range.start * PAGE..range.end * PAGE).collect()
             };
-            without(&mib(now), &mib(before))
+            without(&huge(now), &huge(before))
                 .iter()
-                .map(|range| range.start / MIB..range.end / MIB)
+                .map(|range| range.start / PAGE..range.end / PAGE)
                 .collect::<Vec<_>>()
         };
         assert_eq!(found(&[10..30], &[]), [10..30]);

@@ -262,7 +262,7 @@ pub static SETTINGS: &[Spec] = &[
         "huge_pages",
         Kind::Bool,
         "true",
-        "Put KV cache and weights into huge pages where the kernel gives them; model files up to half of the available memory are read for it, not mapped.",
+        "Put KV cache and weights into huge pages where the kernel gives them; models that take up to half of the available memory are read for it, not mapped.",
     ),
     spec(
         "use_mmap",
