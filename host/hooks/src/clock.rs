@@ -22,7 +22,9 @@ use crate::ticker::TICK;
 /// Reading the thread's clock is a system call that takes as long as a small plugin.
 /// So a poll that sees no tick is charged what passed on the wall, and at most a
 /// tick; one that sees a tick is on the thread's clock from then on. A thread that
-/// was not scheduled is charged a tick at most, once a poll.
+/// was not scheduled is charged a tick at most, once a poll; and one that computed
+/// until a late first tick ([`LOOK`](crate::ticker::LOOK)) has the difference for
+/// nothing.
 #[derive(Debug, Default)]
 pub(crate) struct CallClock {
     /// CPU time of the finished polls.

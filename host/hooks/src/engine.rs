@@ -18,6 +18,7 @@ use crate::error::{FailureKind, HostError};
 use crate::guest::GuestState;
 use crate::job::JobShared;
 use crate::plugin::PluginShared;
+use crate::ticker::TICK;
 
 /// Core instances in one component. Python needs a few dozen.
 pub(crate) const MAX_INSTANCES_PER_COMPONENT: u32 = 200;
@@ -204,8 +205,11 @@ fn on_tick(mut store: StoreContextMut<'_, GuestState>) -> wasmtime::Result<Updat
     call.ticks = call.ticks.wrapping_add(1);
     let yields = call.ticks.is_multiple_of(TICKS_BETWEEN_YIELDS);
     let state = store.data();
-    // A tick says nothing by itself: the guest may have been entered just before.
-    let used_up = state.job.slice_end().is_some_and(|end| Instant::now() > end);
+    // A tick says nothing by itself: the guest may have been entered just before, or
+    // have had no processor since. Its CPU time up to its first tick is taken to be no
+    // more than a tick, and known from then on.
+    let computed = used.cpu > TICK;
+    let used_up = computed && state.job.slice_end().is_some_and(|end| Instant::now() > end);
     if used_up {
         state.plugin.slow.mark();
     }

@@ -19,7 +19,7 @@ use crate::config::OptionCheck;
 use crate::data::{Change, JobContext, Prompt, PromptOutcome, Request, RequestOutcome, Summary};
 use crate::error::{Failure, FailureKind, Phase};
 use crate::host::Observing;
-use crate::outgoing::{OutgoingPipe, Parts, Pump, pipe};
+use crate::outgoing::{Idle, OutgoingPipe, Parts, Pump, pipe};
 use crate::slice;
 
 /// The plugins of one job, from its first phase to its last. Dropping it drops
@@ -203,7 +203,7 @@ impl JobHooks {
         let Some(mut state) = self.state.take_if(|_| !parts.is_empty()) else {
             return Ok(None);
         };
-        let idle = Arc::new(AtomicBool::new(false));
+        let idle = Arc::new(Idle::default());
         let (mut pipe, inlet) = pipe(parts.plan(), Arc::clone(&idle));
         let (back, state_back) = oneshot::channel();
         let work = async move {
@@ -214,7 +214,7 @@ impl JobHooks {
         pipe.start(Pump {
             chain: Arc::clone(&self.chain),
             job: Arc::clone(&self.shared),
-            work: Box::pin(work.instrument(Span::current())),
+            work: Box::pin(work),
             idle,
         });
         self.outgoing = Some(state_back);

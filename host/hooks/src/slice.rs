@@ -6,15 +6,16 @@
 //! hooks' runtime when it waits for anything, when an instance has to be made for
 //! it, and at the first tick of the ticker that finds it in a guest after its slice.
 //! The caller's runtime is protected from guests in three ways: a slice is a tick long
-//! and noticed to be over within another one, there is one at a time in the whole
-//! host, and a plugin that has used a slice up gets none for its next
-//! [`CALLS_ELSEWHERE`] calls.
+//! and noticed to be over at the next tick, which is never more than
+//! [`LOOK`](crate::ticker::LOOK) away; there is one slice at a time in the whole host;
+//! and a plugin that has used one up gets none for its next [`CALLS_ELSEWHERE`] calls.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use tokio::task::unconstrained;
@@ -25,8 +26,8 @@ use crate::job::JobShared;
 use crate::ticker::TICK;
 
 /// Calls of a plugin that begin on the hooks' runtime after one that used up its
-/// slice: a plugin that always computes for long holds the caller's thread for at
-/// most a tick in so many calls.
+/// slice: a plugin that always computes for long holds the caller's thread until a
+/// tick comes in one of so many calls.
 const CALLS_ELSEWHERE: u32 = 64;
 
 /// Whether a plugin version is known to take long.
@@ -37,6 +38,11 @@ impl Slow {
     /// A call used up its slice.
     pub(crate) fn mark(&self) {
         self.0.store(CALLS_ELSEWHERE, Ordering::Relaxed);
+    }
+
+    /// Whether the next call would begin elsewhere.
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
     }
 
     /// Whether the next call begins elsewhere; asking counts as a call.
@@ -50,6 +56,9 @@ impl Slow {
 #[derive(Debug, Default)]
 pub(crate) struct Slices {
     taken: AtomicBool,
+    /// Callers that found it taken and try again when it is free.
+    waiting: Mutex<Vec<Waker>>,
+    waited_for: AtomicBool,
 }
 
 /// A slice that is in use.
@@ -60,18 +69,37 @@ struct Slice<'a> {
 
 impl Slices {
     fn take<'a>(&'a self, job: &'a JobShared) -> Option<Slice<'a>> {
-        if self.taken.swap(true, Ordering::AcqRel) {
+        if self.taken.swap(true, Ordering::SeqCst) {
             return None;
         }
         job.set_slice(Some(Instant::now() + TICK));
         Some(Slice { slices: self, job })
+    }
+
+    /// As `take`; if there is none, the task of `cx` hears when there may be one.
+    fn take_or_wait<'a>(&'a self, job: &'a JobShared, cx: &mut Context<'_>) -> Option<Slice<'a>> {
+        if let Some(slice) = self.take(job) {
+            return Some(slice);
+        }
+        self.waiting().push(cx.waker().clone());
+        self.waited_for.store(true, Ordering::SeqCst);
+        // It may have become free before that, and nobody would say so.
+        self.take(job)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Slice<'_> {
     fn drop(&mut self) {
         self.job.set_slice(None);
-        self.slices.taken.store(false, Ordering::Release);
+        self.slices.taken.store(false, Ordering::SeqCst);
+        if self.slices.waited_for.swap(false, Ordering::SeqCst) {
+            let waiting = std::mem::take(&mut *self.slices.waiting());
+            waiting.into_iter().for_each(Waker::wake);
+        }
     }
 }
 
@@ -87,14 +115,14 @@ pub(crate) enum Polled<T> {
     Panicked(String),
 }
 
-/// Polls `work` for `job` on this thread, if there is a slice for it.
-pub(crate) fn poll_here<T>(
+/// Polls `work` for `job` on this thread, in its `slice`.
+fn poll_here<T>(
     host: &Shared,
-    job: &JobShared,
+    slice: Option<Slice<'_>>,
     work: &mut Work<T>,
     cx: &mut Context<'_>,
 ) -> Polled<T> {
-    let Some(_slice) = host.slices.take(job) else {
+    let Some(_slice) = slice else {
         return Polled::Taken;
     };
     // Timers that the work starts must belong to the runtime that it may move to.
@@ -107,6 +135,18 @@ pub(crate) fn poll_here<T>(
         Ok(Poll::Pending) => Polled::Pending,
         Err(panic) => Polled::Panicked(panic_text(panic.as_ref())),
     }
+}
+
+/// Polls `work` for `job` on this thread, without its being told when to go on: that is
+/// the caller's business, whose `cx` hears of the slice if another job has it.
+pub(crate) fn poll_once<T>(
+    host: &Shared,
+    job: &JobShared,
+    work: &mut Work<T>,
+    cx: &mut Context<'_>,
+) -> Polled<T> {
+    let slice = host.slices.take_or_wait(job, cx);
+    poll_here(host, slice, work, &mut Context::from_waker(Waker::noop()))
 }
 
 /// Runs `work`, a phase of `job`, here and elsewhere as the head of this module
@@ -122,7 +162,11 @@ pub(crate) async fn run<T: Send + 'static>(
 ) -> Result<T, String> {
     let mut work: Work<T> = Box::pin(work);
     if !slow {
-        match poll_fn(|cx| Poll::Ready(poll_here(host, job, &mut work, cx))).await {
+        let polled = poll_fn(|cx| {
+            let slice = host.slices.take(job);
+            Poll::Ready(poll_here(host, slice, &mut work, cx))
+        });
+        match polled.await {
             Polled::Ready(done) => return Ok(done),
             Polled::Pending | Polled::Taken => {}
             Polled::Panicked(text) => return Err(text),
@@ -140,6 +184,12 @@ pub(crate) fn takes_long(chain: &crate::chain::ChainInner, phase: Phase) -> bool
         long |= plugin.shared.slow.is_marked();
     }
     long
+}
+
+/// As [`takes_long`], without a call.
+pub(crate) fn is_slow(chain: &crate::chain::ChainInner, phase: Phase) -> bool {
+    let mut plugins = chain.plugins.iter().filter(|plugin| plugin.called_in(phase));
+    plugins.any(|plugin| plugin.shared.slow.is_set())
 }
 
 /// Leaves the caller's thread, if this is it: what follows takes long.

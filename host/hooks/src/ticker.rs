@@ -1,6 +1,10 @@
 //! The clock that interrupts guests: one thread that advances the engine's epoch
-//! every millisecond while any call is in progress. It also hands over the chores that
+//! every millisecond while a call is in progress. It also hands over the chores that
 //! came together since the last tick (`chores`).
+//!
+//! A thread that wakes up takes a processor from whoever computes, and one that
+//! generates text waits for all of its threads at every operation. So while calls are
+//! short, and none is found in progress, the thread looks less often ([`LOOK`]).
 //!
 //! It is an OS thread and no task, because a runaway guest occupies the very
 //! runtime that a task would need. What happens at a tick is decided by the
@@ -19,9 +23,13 @@ use crate::chores::{Chore, Chores};
 /// Length of a tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks without a call after which the thread goes to sleep. Waking it costs a
+/// Time to the next tick when no call was in progress at the last one: so long a call
+/// may run before its first tick.
+pub(crate) const LOOK: Duration = Duration::from_millis(8);
+
+/// Looks without a call after which the thread goes to sleep. Waking it costs a
 /// system call, so that calls in quick succession should find it awake.
-const LINGER_TICKS: u32 = 64;
+const LINGER_LOOKS: u32 = 8;
 
 /// The thread, which ends when this is dropped or the engine is gone.
 pub(crate) struct Ticker {
@@ -103,23 +111,25 @@ impl Shared {
 
     fn run(&self, engine: &EngineWeak) {
         let mut idle = 0;
+        let mut wait = LOOK;
         while !self.stopped.load(Ordering::SeqCst) {
-            if self.calls.load(Ordering::SeqCst) > 0 {
-                idle = 0;
-            } else {
-                idle += 1;
-            }
-            if idle > LINGER_TICKS {
-                self.park();
-                idle = 0;
-                continue;
-            }
-            thread::sleep(TICK);
+            thread::sleep(wait);
             match engine.upgrade() {
                 Some(engine) => engine.increment_epoch(),
                 None => return,
             }
-            self.calls.fetch_sub(self.chores.hand_over(), Ordering::SeqCst);
+            let done = self.chores.hand_over();
+            if self.calls.fetch_sub(done, Ordering::SeqCst) > done {
+                wait = TICK;
+                idle = 0;
+                continue;
+            }
+            wait = LOOK;
+            idle += 1;
+            if idle > LINGER_LOOKS {
+                self.park();
+                idle = 0;
+            }
         }
     }
 

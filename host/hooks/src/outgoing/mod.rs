@@ -17,6 +17,11 @@ mod held;
 mod pipe;
 mod stage;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
 use tokio::time::sleep_until;
 
 use crate::calls::JobState;
@@ -24,7 +29,7 @@ use crate::data::{FinishReason, GuardPlan, GuardVerdict, Outgoing, Usage};
 use crate::error::{Failure, Phase};
 use guard::Guard;
 use pipe::Input;
-pub(crate) use pipe::{Inlet, Pump, pipe};
+pub(crate) use pipe::{Idle, Inlet, Pump, pipe};
 pub use pipe::{OutgoingPipe, Room};
 use stage::{End, Ending, Stage};
 
@@ -126,13 +131,13 @@ impl JobState {
         inlet: &mut Inlet,
     ) -> Option<Result<FinishReason, End>> {
         loop {
-            inlet.set_idle(true);
             let held_until = stages.iter().filter_map(|stage| stage.hold_deadline(self)).min();
+            inlet.idle_begins(held_until);
             let input = tokio::select! {
                 biased;
                 // First, so that text which keeps coming cannot hide it.
                 () = until(held_until) => {
-                    inlet.set_idle(false);
+                    inlet.idle_ends();
                     for stage in stages.iter_mut() {
                         if stage.hold_deadline(self) == held_until
                             && let Err(end) = self.held_too_long(stage)
@@ -144,7 +149,7 @@ impl JobState {
                 }
                 input = inlet.input.recv() => input?,
             };
-            inlet.set_idle(false);
+            inlet.idle_ends();
             let (text, tokens, ending) = match input {
                 Input::Text(text, tokens) => {
                     inlet.taken();
@@ -230,10 +235,13 @@ impl JobState {
     }
 }
 
-/// Waits for a moment, or for ever if there is none.
-async fn until(at: Option<std::time::Instant>) {
-    match at {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
+/// Waits for a moment, or for ever if there is none. The moment counts, and not that a
+/// timer has seen it: the caller may have polled for that reason (`pipe`).
+async fn until(at: Option<Instant>) {
+    let Some(at) = at else {
+        return std::future::pending().await;
+    };
+    let mut timer = pin!(sleep_until(at.into()));
+    poll_fn(|cx| if Instant::now() >= at { Poll::Ready(()) } else { timer.as_mut().poll(cx) })
+        .await;
 }

@@ -2,17 +2,25 @@
 //!
 //! As long as the filters are quick, the caller drives it while it waits for what
 //! comes out: waking a thread of the hooks' runtime for each token, and being woken
-//! by it, would cost more than the filters do. Once a call takes long, the pipeline
-//! moves to that runtime for good (`crate::slice`).
+//! by it, would cost more than the filters do. When a call takes long, the pipeline
+//! moves to that runtime (`crate::slice`). It comes back when it has nothing to do,
+//! unless a plugin is known to take long.
+//!
+//! While it is here nothing wakes the caller but the time of held text: the caller
+//! itself gives what comes in, and takes what comes out. Channels that woke it would
+//! have its whole task polled twice more for each token.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Context;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Sleep;
+use tracing::Instrument;
 
 use super::stage::Ending;
 use crate::chain::ChainInner;
@@ -33,8 +41,17 @@ pub struct OutgoingPipe {
     output: mpsc::UnboundedReceiver<Outgoing>,
     backlog: Arc<Backlog>,
     plan: Option<GuardPlan>,
-    /// The other end, unless it runs elsewhere or is over.
-    pump: Option<Pump>,
+    pump: Whereabouts,
+    /// The time at which held text has to move, while the other end is here.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where the other end is.
+enum Whereabouts {
+    Here(Pump),
+    /// On the hooks' runtime, and this is how it comes back.
+    Elsewhere(oneshot::Receiver<Pump>),
+    Over,
 }
 
 #[derive(Debug, Default)]
@@ -97,8 +114,20 @@ impl OutgoingPipe {
     /// dropped and called again.
     pub async fn next(&mut self) -> Outgoing {
         let next = poll_fn(|cx| {
-            self.drive(cx);
-            self.output.poll_recv(cx)
+            loop {
+                self.drive(cx);
+                if !matches!(self.pump, Whereabouts::Here(_)) {
+                    return self.output.poll_recv(cx);
+                }
+                match self.output.try_recv() {
+                    Ok(released) => return Poll::Ready(Some(released)),
+                    Err(mpsc::error::TryRecvError::Disconnected) => return Poll::Ready(None),
+                    Err(mpsc::error::TryRecvError::Empty) => {}
+                }
+                if self.poll_alarm(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
         });
         next.await.unwrap_or_else(|| {
             Outgoing::Failed(Failure {
@@ -111,32 +140,75 @@ impl OutgoingPipe {
         })
     }
 
-    /// Runs the pipeline as far as it comes, if that is still done here.
+    /// Runs the pipeline as far as it comes, if that is done here.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        let Some(mut pump) = self.pump.take() else {
-            return;
-        };
-        match slice::poll_here(&pump.chain.host, &pump.job, &mut pump.work, cx) {
-            Polled::Ready(()) => {}
-            Polled::Pending if pump.idle.load(Ordering::Relaxed) => self.pump = Some(pump),
-            // In the middle of a call, which takes long.
-            Polled::Pending => pump.move_elsewhere(),
-            Polled::Taken => {
-                // A slice is short.
-                cx.waker().wake_by_ref();
-                self.pump = Some(pump);
+        loop {
+            match std::mem::replace(&mut self.pump, Whereabouts::Over) {
+                Whereabouts::Here(mut pump) => {
+                    match slice::poll_once(&pump.chain.host, &pump.job, &mut pump.work, cx) {
+                        Polled::Ready(()) => {}
+                        Polled::Pending if !pump.idle.is() => {
+                            // In the middle of a call, which takes long.
+                            self.pump = Whereabouts::Elsewhere(pump.move_elsewhere());
+                            continue;
+                        }
+                        Polled::Pending | Polled::Taken => self.pump = Whereabouts::Here(pump),
+                        // Its ends of the channels are gone, and that is what the caller
+                        // hears.
+                        Polled::Panicked(text) => {
+                            tracing::error!(text, "the outgoing pipeline panicked");
+                        }
+                    }
+                }
+                Whereabouts::Elsewhere(mut back) => match Pin::new(&mut back).poll(cx) {
+                    Poll::Ready(Ok(pump)) => {
+                        self.pump = Whereabouts::Here(pump);
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => {}
+                    Poll::Pending => self.pump = Whereabouts::Elsewhere(back),
+                },
+                Whereabouts::Over => {}
             }
-            // Its ends of the channels are gone, and that is what the caller hears.
-            Polled::Panicked(text) => tracing::error!(text, "the outgoing pipeline panicked"),
+            return;
         }
+    }
+
+    /// Ready when held text has to move; never, if there is none.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Whereabouts::Here(pump) = &self.pump else {
+            return Poll::Pending;
+        };
+        let Some(at) = pump.idle.until() else {
+            self.alarm = None;
+            return Poll::Pending;
+        };
+        let at = at.into();
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if alarm.deadline() != at {
+            alarm.as_mut().reset(at);
+        }
+        let rung = alarm.as_mut().poll(cx);
+        if rung.is_ready() {
+            self.alarm = None;
+        }
+        rung
     }
 }
 
 impl Drop for OutgoingPipe {
     fn drop(&mut self) {
         // The filters have yet to hear of it.
-        if let Some(pump) = self.pump.take() {
-            pump.move_elsewhere();
+        match std::mem::replace(&mut self.pump, Whereabouts::Over) {
+            Whereabouts::Here(pump) => drop(pump.move_elsewhere()),
+            Whereabouts::Elsewhere(mut back) => {
+                back.close();
+                // It may be on its way.
+                if let Ok(pump) = back.try_recv() {
+                    drop(pump.move_elsewhere());
+                }
+            }
+            Whereabouts::Over => {}
         }
     }
 }
@@ -146,13 +218,60 @@ pub(crate) struct Pump {
     pub(crate) chain: Arc<ChainInner>,
     pub(crate) job: Arc<JobShared>,
     pub(crate) work: Work<()>,
-    /// Whether it waits for its caller, and not in a plugin.
-    pub(crate) idle: Arc<AtomicBool>,
+    pub(crate) idle: Arc<Idle>,
+}
+
+/// Whether the pipeline waits for its caller, and not in a plugin; and for how long.
+#[derive(Debug, Default)]
+pub(crate) struct Idle {
+    is: AtomicBool,
+    until: Mutex<Option<Instant>>,
+}
+
+impl Idle {
+    fn begin(&self, until: Option<Instant>) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        self.is.store(true, Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.is.store(false, Ordering::Release);
+    }
+
+    fn is(&self) -> bool {
+        self.is.load(Ordering::Acquire)
+    }
+
+    /// When it goes on although nothing came.
+    fn until(&self) -> Option<Instant> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pump {
-    fn move_elsewhere(self) {
-        self.chain.host.runtime.handle().spawn(self.work);
+    /// Goes on on the hooks' runtime: to the end, or until it can be given back.
+    fn move_elsewhere(mut self) -> oneshot::Receiver<Self> {
+        let (back, away) = oneshot::channel();
+        let runtime = self.chain.host.runtime.handle().clone();
+        let run = async move {
+            let over = poll_fn(|cx| match self.work.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending if self.may_return() && !back.is_closed() => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
+            });
+            if !over.await
+                && let Err(pump) = back.send(self)
+            {
+                pump.work.await;
+            }
+        };
+        runtime.spawn(run.in_current_span());
+        away
+    }
+
+    /// Whether it waits for its caller, and no plugin of it is known to take long.
+    fn may_return(&self) -> bool {
+        self.idle.is() && !slice::is_slow(&self.chain, Phase::Stream)
     }
 }
 
@@ -187,34 +306,38 @@ pub(crate) struct Inlet {
     pub(super) input: mpsc::UnboundedReceiver<Input>,
     pub(super) output: mpsc::UnboundedSender<Outgoing>,
     backlog: Arc<Backlog>,
-    idle: Arc<AtomicBool>,
+    idle: Arc<Idle>,
 }
 
 /// A pipe and its other end; `idle` says when that one waits.
-pub(crate) fn pipe(plan: Option<GuardPlan>, idle: Arc<AtomicBool>) -> (OutgoingPipe, Inlet) {
+pub(crate) fn pipe(plan: Option<GuardPlan>, idle: Arc<Idle>) -> (OutgoingPipe, Inlet) {
     let (input, given) = mpsc::unbounded_channel();
     let (released, output) = mpsc::unbounded_channel();
     let backlog = Arc::new(Backlog::default());
     let inlet = Inlet { input: given, output: released, backlog: Arc::clone(&backlog), idle };
-    (OutgoingPipe { input, output, backlog, plan, pump: None }, inlet)
+    (OutgoingPipe { input, output, backlog, plan, pump: Whereabouts::Over, alarm: None }, inlet)
 }
 
 impl OutgoingPipe {
     /// Makes the caller drive the other end; or the hooks' runtime at once, if the
     /// plugins are known to take long.
     pub(crate) fn start(&mut self, pump: Pump) {
-        if slice::takes_long(&pump.chain, Phase::Stream) {
-            pump.move_elsewhere();
+        self.pump = if slice::takes_long(&pump.chain, Phase::Stream) {
+            Whereabouts::Elsewhere(pump.move_elsewhere())
         } else {
-            self.pump = Some(pump);
-        }
+            Whereabouts::Here(pump)
+        };
     }
 }
 
 impl Inlet {
-    /// Says whether the pipeline waits for its caller.
-    pub(super) fn set_idle(&self, idle: bool) {
-        self.idle.store(idle, Ordering::Relaxed);
+    /// The pipeline waits for its caller, until then at most.
+    pub(super) fn idle_begins(&self, until: Option<Instant>) {
+        self.idle.begin(until);
+    }
+
+    pub(super) fn idle_ends(&self) {
+        self.idle.end();
     }
 
     /// A piece of text was taken in.
