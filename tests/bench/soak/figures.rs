@@ -97,3 +97,46 @@ impl Disk {
         disk
     }
 }
+
+/// How the names of threads that compute begin; the rest is the model.
+const ENGINE: &str = "llamero-";
+
+/// CPU time of a worker's threads, by what they are there for.
+#[derive(Clone, Copy, Default)]
+pub struct CpuTime {
+    /// Those that compute tokens.
+    pub compute: Duration,
+    /// All others: NATS, jobs, hooks.
+    pub beside: Duration,
+}
+
+impl CpuTime {
+    /// What the threads that are alive have used so far.
+    pub fn of(pid: u32) -> Self {
+        let mut used = Self::default();
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).expect("threads") {
+            let thread = thread.expect("a thread").path();
+            // It may have ended meanwhile.
+            let (Ok(name), Ok(times)) = (
+                fs::read_to_string(thread.join("comm")),
+                fs::read_to_string(thread.join("schedstat")),
+            ) else {
+                continue;
+            };
+            let nanos = times.split(' ').next().and_then(|nanos| nanos.parse().ok());
+            let time = Duration::from_nanos(nanos.expect("nanoseconds on a processor"));
+            // llama.cpp's threads have the name of the engine's thread that starts them.
+            let of = if name.starts_with(ENGINE) { &mut used.compute } else { &mut used.beside };
+            *of += time;
+        }
+        used
+    }
+
+    /// What was used between an earlier moment and this one.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            compute: self.compute.saturating_sub(before.compute),
+            beside: self.beside.saturating_sub(before.beside),
+        }
+    }
+}

@@ -110,7 +110,6 @@ struct Instances {
 impl Instances {
     fn new(bytes: &[u8]) -> Self {
         let mut pool = PoolingAllocationConfig::new();
-        let scans = PoolingAllocationConfig::is_pagemap_scan_available();
         // As in the host's `engine.rs`.
         pool.total_component_instances(4)
             .total_stacks(4)
@@ -126,7 +125,7 @@ impl Instances {
             .max_memory_size(512 << 20)
             .max_unused_warm_slots(8)
             .pagemap_scan(Enabled::Auto)
-            .linear_memory_keep_resident(if scans { 8 << 20 } else { 2 << 20 })
+            .linear_memory_keep_resident(2 << 20)
             .table_keep_resident(512 << 10);
         let mut config = Config::new();
         config
