@@ -4,7 +4,8 @@
 //!
 //! A thread that wakes up takes a processor from whoever computes, and one that
 //! generates text waits for all of its threads at every operation. So while calls are
-//! short, and none is found in progress, the thread looks less often ([`LOOK`]).
+//! short, as those of stream filters are, and none is found in progress, the thread
+//! looks less often ([`LOOK`]).
 //!
 //! It is an OS thread and no task, because a runaway guest occupies the very
 //! runtime that a task would need. What happens at a tick is decided by the
@@ -23,13 +24,18 @@ use crate::chores::{Chore, Chores};
 /// Length of a tick.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Time to the next tick when no call was in progress at the last one: so long a call
-/// may run before its first tick.
+/// Time to the next tick after [`QUIET_TICKS`]: so long a call may run before its first
+/// tick.
 pub(crate) const LOOK: Duration = Duration::from_millis(8);
 
-/// Looks without a call after which the thread goes to sleep. Waking it costs a
-/// system call, so that calls in quick succession should find it awake.
-const LINGER_LOOKS: u32 = 8;
+/// Ticks in a row at which there was neither a call in progress nor a chore, before they
+/// come at longer intervals. Where jobs come and go there are more chores soon, and
+/// instances that wait to be taken down keep memory from those that are made.
+const QUIET_TICKS: u32 = 16;
+
+/// Quiet ticks in a row after which the thread goes to sleep. Waking it costs a system
+/// call, so that calls in quick succession should find it awake.
+const LAST_TICK: u32 = QUIET_TICKS + 8;
 
 /// The thread, which ends when this is dropped or the engine is gone.
 pub(crate) struct Ticker {
@@ -110,25 +116,24 @@ impl Shared {
     }
 
     fn run(&self, engine: &EngineWeak) {
-        let mut idle = 0;
-        let mut wait = LOOK;
+        let mut quiet = 0;
         while !self.stopped.load(Ordering::SeqCst) {
-            thread::sleep(wait);
+            thread::sleep(if quiet < QUIET_TICKS { TICK } else { LOOK });
             match engine.upgrade() {
                 Some(engine) => engine.increment_epoch(),
                 None => return,
             }
             let done = self.chores.hand_over();
-            if self.calls.fetch_sub(done, Ordering::SeqCst) > done {
-                wait = TICK;
-                idle = 0;
+            let calls = self.calls.fetch_sub(done, Ordering::SeqCst) - done;
+            if calls > 0 || done > 0 {
+                quiet = 0;
                 continue;
             }
-            wait = LOOK;
-            idle += 1;
-            if idle > LINGER_LOOKS {
+            quiet += 1;
+            if quiet >= LAST_TICK {
                 self.park();
-                idle = 0;
+                // Whoever woke it is most likely done before a tick is over.
+                quiet = QUIET_TICKS;
             }
         }
     }
