@@ -62,13 +62,13 @@ pub(crate) struct Slices {
 }
 
 /// A slice that is in use.
-struct Slice<'a> {
+pub(crate) struct Slice<'a> {
     slices: &'a Slices,
     job: &'a JobShared,
 }
 
 impl Slices {
-    fn take<'a>(&'a self, job: &'a JobShared) -> Option<Slice<'a>> {
+    pub(crate) fn take<'a>(&'a self, job: &'a JobShared) -> Option<Slice<'a>> {
         if self.taken.swap(true, Ordering::SeqCst) {
             return None;
         }

@@ -200,12 +200,12 @@ impl Drop for OutgoingPipe {
     fn drop(&mut self) {
         // The filters have yet to hear of it.
         match std::mem::replace(&mut self.pump, Whereabouts::Over) {
-            Whereabouts::Here(pump) => drop(pump.move_elsewhere()),
+            Whereabouts::Here(pump) => pump.end_elsewhere(),
             Whereabouts::Elsewhere(mut back) => {
                 back.close();
                 // It may be on its way.
                 if let Ok(pump) = back.try_recv() {
-                    drop(pump.move_elsewhere());
+                    pump.end_elsewhere();
                 }
             }
             Whereabouts::Over => {}
@@ -249,6 +249,11 @@ impl Idle {
 }
 
 impl Pump {
+    /// Goes on on the hooks' runtime, to the end.
+    fn end_elsewhere(self) {
+        self.chain.host.runtime.handle().spawn(self.work.in_current_span());
+    }
+
     /// Goes on on the hooks' runtime: to the end, or until it can be given back.
     fn move_elsewhere(mut self) -> oneshot::Receiver<Self> {
         let (back, away) = oneshot::channel();
@@ -347,3 +352,6 @@ impl Inlet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
