@@ -173,8 +173,8 @@ limits! {
     /// `busy`.
     calls: usize = 16,
     /// Instances of a plugin that are kept ready, made and configured ahead of
-    /// need (default 1). A job that finds none makes its own.
-    ready: usize = 1,
+    /// need (default 4). A job that finds none makes its own.
+    ready: usize = 4,
     /// Bytes of all linear memories and tables of one instance together, a table
     /// element counting as one pointer (default 64 MiB). Kind `memory`.
     memory_bytes: usize = 64 << 20,

@@ -81,7 +81,12 @@ impl Slices {
         if let Some(slice) = self.take(job) {
             return Some(slice);
         }
-        self.waiting().push(cx.waker().clone());
+        let mut waiting = self.waiting();
+        // A task may be polled often before the slice is free.
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        drop(waiting);
         self.waited_for.store(true, Ordering::SeqCst);
         // It may have become free before that, and nobody would say so.
         self.take(job)

@@ -203,14 +203,16 @@ fn only_the_version_in_service_has_instances_ready() {
         let state = registry.inner.state();
         Arc::clone(&state.entries["a"].current.as_ref().unwrap().plugin)
     };
+    let wanted = HostConfig::default().limits.ready;
+    assert!(wanted > 0);
     let one = current();
-    eventually("the first is ready", || one.ready.len() == 1);
+    eventually("the first is ready", || one.ready.len() == wanted);
     bench.put("a", "two");
     registry.sync(false);
     let two = current();
     assert_eq!(one.ready.len(), 0, "it is kept to go back to, without instances");
-    eventually("the second is ready", || two.ready.len() == 1);
+    eventually("the second is ready", || two.ready.len() == wanted);
     registry.rollback("a").unwrap();
     assert_eq!(two.ready.len(), 0);
-    eventually("the first is ready again", || one.ready.len() == 1);
+    eventually("the first is ready again", || one.ready.len() == wanted);
 }

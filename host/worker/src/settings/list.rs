@@ -453,8 +453,8 @@ pub static SETTINGS: &[Spec] = &[
     spec(
         "hook_ready",
         int(0, 4096),
-        "1",
-        "Instances of one hook that are made ahead, so that no request waits for that; each takes its memory while it waits.",
+        "4",
+        "Instances of one hook that are made ahead, so that no request waits for that; each takes its memory while it waits. As many as slots, so that all may begin at once.",
     ),
     spec(
         "hook_memory_mib",
