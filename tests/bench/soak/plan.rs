@@ -96,7 +96,7 @@ impl Default for Plan {
             memory_reloads: 1_000,
             latency_rounds: 20,
             compile_rounds: 3,
-            filter_rounds: 16,
+            filter_rounds: 48,
             tokens: 48,
             samples: 10,
             json: false,
